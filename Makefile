@@ -1,0 +1,46 @@
+# Needs Python >= 3.11 with pip, and make. Everything else is installed into .venv, from the locks in requirements/.
+
+PYTHON ?=
+PY := .venv/bin/python
+JOBS ?= 2
+ARGS ?=
+
+# Tools are run as modules, never as scripts: a script's first line names a directory that may have moved since.
+SOUND := $(shell sh .ci/venv sound && echo yes)
+ifneq ($(SOUND),yes)
+BROKEN := broken
+endif
+
+.PHONY: help demo test check lock schema clean broken
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.dev ## the shop example on embedded PostgreSQL, killed half way, and every order accounted for
+	@$(PY) examples/shop/demo.py $(ARGS)
+
+test: .venv/.dev ## the whole test suite (ARGS="-k name" for a part, JOBS=4 for more processes)
+	@$(PY) -m pytest -n $(JOBS) $(ARGS)
+
+check: .venv/.check ## format, lint, types, import rules
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
+	$(PY) -m pyright
+	$(PY) -m mypy
+
+schema: .venv/.dev ## write schema.sql from the migrations
+	@CHIMPBASE_WRITE_SCHEMA=1 $(PY) -m pytest -q -p no:randomly tests/schema/test_dump.py -k schema_file $(ARGS)
+
+lock: .venv/.check ## choose the newest allowed versions of every dependency and write the locks
+	@sh .ci/lock $(ARGS)
+
+clean: ## remove what can be made again (not the database in .chimpbase)
+	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.dev: pyproject.toml requirements/dev.txt .ci/venv $(BROKEN)
+	@PYTHON="$(PYTHON)" sh .ci/venv dev
+
+.venv/.check: .venv/.dev requirements/check.txt
+	@PYTHON="$(PYTHON)" sh .ci/venv check
