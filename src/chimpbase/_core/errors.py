@@ -1,0 +1,258 @@
+"""Every error this package raises, in one tree whose branches answer "who must act?".
+
+    ChimpbaseError
+    ├── UsageError            the program is wrong
+    │   ├── AlreadyRegistered
+    │   ├── NotRegistered
+    │   ├── NotStarted
+    │   └── PayloadError
+    ├── ConfigError           a setting is wrong
+    ├── DatabaseError         the database refused or could not be reached
+    │   ├── Unreachable
+    │   ├── StatementTimeout
+    │   ├── OutcomeUnknown
+    │   ├── StorageFull
+    │   ├── SerializationConflict
+    │   ├── ConstraintViolation
+    │   │   ├── UniqueViolation
+    │   │   ├── ForeignKeyViolation
+    │   │   ├── NotNullViolation
+    │   │   └── CheckViolation
+    │   ├── QueryError
+    │   └── SchemaError
+    │       ├── SchemaOutdated
+    │       └── SchemaTooNew
+    ├── NotFound              it does not exist
+    ├── Conflict              someone was first
+    │   ├── AlreadyStarted
+    │   └── WrongState
+    └── AttemptError          one attempt ended badly; it is stored, nobody need act
+        ├── AttemptTimeout
+        ├── LeaseLost
+        ├── ProcessLost
+        ├── StepFailed
+        ├── WorkflowFailed
+        └── NondeterministicWorkflow
+
+A message is fact, values, next move. Data is in attributes, never only in the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ChimpbaseError(Exception):
+    """The root of every error this package raises on purpose."""
+
+
+class UsageError(ChimpbaseError):
+    """The program is wrong: a definition, a call or a payload. Retrying cannot help."""
+
+
+class AlreadyRegistered(UsageError):
+    """Two definitions of one kind claim the same name."""
+
+
+class NotRegistered(UsageError):
+    """No definition of that kind has this name.
+
+    `kind` is the word of the thing looked for ("queue", "event"), `name` what was asked for, `nearest` the registered
+    name that looks most like it, or None.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str] = (), *, advice: str | None = None) -> None:
+        names = sorted(set(known))
+        close = get_close_matches(name, names, n=1, cutoff=0.5)
+        self.kind, self.name = kind, name
+        self.nearest: str | None = close[0] if close else None
+        hint = f"; did you mean {self.nearest!r}?" if self.nearest else "."
+        registered = f" Registered: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}." if names else ""
+        move = advice or f"Register a {kind} of that name with App(register=[...])."
+        super().__init__(f"No {kind} named {name!r} is registered{hint}{registered} {move}")
+
+
+class NotStarted(UsageError):
+    """The app was asked to work outside `async with app.running()`."""
+
+
+class PayloadError(UsageError):
+    """A value does not fit the type it was declared with, or cannot be stored.
+
+    `path` is the JSON path of the offending value (`$` for the whole), `reason` the sentence without the path.
+    """
+
+    def __init__(self, reason: str, *, path: str = "$", subject: str | None = None) -> None:
+        self.reason, self.path, self.subject = reason, path, subject
+        where = f"{subject}: " if subject else ""
+        super().__init__(f"{where}{reason} - at `{path}`")
+
+
+class ConfigError(ChimpbaseError):
+    """A setting is wrong or missing. `key` names it, `expected` says what it should look like."""
+
+    def __init__(self, message: str, *, key: str | None = None, expected: str | None = None) -> None:
+        self.key, self.expected = key, expected
+        super().__init__(message)
+
+
+class DatabaseError(ChimpbaseError):
+    """The database refused a statement or could not be reached; `__cause__` is the driver's own error.
+
+    `sqlstate` is PostgreSQL's five characters, or None when the server never answered. `transient` tells that the same
+    work may succeed when it is tried again in a new transaction.
+    """
+
+    transient: bool = False
+
+    def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
+        self.sqlstate = sqlstate
+        super().__init__(message)
+
+
+class Unreachable(DatabaseError):
+    """No connection: the server is down, starting, shutting down, read-only, or refuses us for now."""
+
+    transient = True
+
+
+class StatementTimeout(DatabaseError):
+    """A statement outlived its budget, or waited too long for a lock. Its transaction is gone."""
+
+    transient = True
+
+
+class OutcomeUnknown(DatabaseError):
+    """The connection died during COMMIT: the transaction is committed or not, and nobody can tell from here.
+
+    Repeat the work only with something that makes it idempotent, such as a unique key.
+    """
+
+
+class StorageFull(DatabaseError):
+    """The server has no disk, memory or connections left for this statement. Nothing was stored."""
+
+    transient = True
+
+
+class SerializationConflict(DatabaseError):
+    """A deadlock or a serialization failure: PostgreSQL chose this transaction to be repeated."""
+
+    transient = True
+
+
+class ConstraintViolation(DatabaseError):
+    """A row breaks a constraint; `constraint` and `table` name it, `detail` is the server's sentence."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sqlstate: str | None = None,
+        constraint: str | None = None,
+        table: str | None = None,
+        detail: str | None = None,
+    ) -> None:
+        self.constraint, self.table, self.detail = constraint, table, detail
+        super().__init__(message, sqlstate=sqlstate)
+
+
+class UniqueViolation(ConstraintViolation):
+    """A row with that key is already there."""
+
+
+class ForeignKeyViolation(ConstraintViolation):
+    """A row refers to one that is not there, or is still referred to."""
+
+
+class NotNullViolation(ConstraintViolation):
+    """A column that must have a value got none."""
+
+
+class CheckViolation(ConstraintViolation):
+    """A row fails a CHECK or an exclusion constraint."""
+
+
+class QueryError(DatabaseError):
+    """The statement itself is wrong: syntax, types, a missing table, a bad value. Retrying cannot help."""
+
+
+class SchemaError(DatabaseError):
+    """The schema in the database and this code do not fit."""
+
+
+class SchemaOutdated(SchemaError):
+    """The database is older than the code, or a migration it holds was edited. Run `chimpbase migrate`."""
+
+
+class SchemaTooNew(SchemaError):
+    """The database was migrated by newer code than this. Deploy that code, or newer."""
+
+
+class NotFound(ChimpbaseError):
+    """Nothing with that id; `kind` and `id` say what was looked for."""
+
+    def __init__(self, kind: str, id: object) -> None:
+        self.kind, self.id = kind, id
+        super().__init__(f"No {kind} with id {id!r}.")
+
+
+class Conflict(ChimpbaseError):
+    """Someone was first, or the thing is past the state this needs."""
+
+
+class AlreadyStarted(Conflict):
+    """A workflow run with that id exists; `id` is the id."""
+
+    def __init__(self, workflow: str, id: str) -> None:
+        self.workflow, self.id = workflow, id
+        super().__init__(f"A run of workflow {workflow!r} with id {id!r} exists already. Use another id, or signal that run.")
+
+
+class WrongState(Conflict):
+    """The thing exists but is in `state`, and the call needs it to be `wanted`."""
+
+    def __init__(self, message: str, *, state: str, wanted: str) -> None:
+        self.state, self.wanted = state, wanted
+        super().__init__(message)
+
+
+class AttemptError(ChimpbaseError):
+    """One attempt ended badly. It is stored with the job or run; the retry policy decides what follows."""
+
+
+class AttemptTimeout(AttemptError):
+    """The attempt ran longer than its `timeout`."""
+
+
+class LeaseLost(AttemptError):
+    """This process lost the right to the job while it ran; its transaction was rolled back."""
+
+
+class ProcessLost(AttemptError):
+    """The process that ran the attempt stopped giving signs of life."""
+
+
+class StepFailed(AttemptError):
+    """A workflow step used up its attempts; `step` is its key in the journal."""
+
+    def __init__(self, step: str, message: str) -> None:
+        self.step = step
+        super().__init__(message)
+
+
+class WorkflowFailed(AttemptError):
+    """The run awaited for ended as failed; `id` is the run's id, `reason` its recorded error."""
+
+    def __init__(self, id: str, reason: str) -> None:
+        self.id, self.reason = id, reason
+        super().__init__(f"Workflow run {id!r} failed: {reason}")
+
+
+class NondeterministicWorkflow(AttemptError):
+    """The workflow's code does not fit its journal; `expected` and `found` are step keys."""
+
+    def __init__(self, message: str, *, expected: str | None = None, found: str | None = None) -> None:
+        self.expected, self.found = expected, found
+        super().__init__(message)

@@ -1,0 +1,144 @@
+"""Rows as frozen values, and the words for their states. No behaviour beyond what a row says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, NewType
+
+JobId = NewType("JobId", int)
+ProcessId = NewType("ProcessId", int)
+QueueId = NewType("QueueId", int)
+
+QueueKind = Literal["job", "delivery", "occurrence", "activation"]
+RunState = Literal["running", "sleeping", "waiting", "completed", "failed", "blocked"]
+StepKind = Literal["step", "sleep", "wait"]
+Misfire = Literal["skip", "last", "all"]
+DeathReason = Literal["exhausted", "crashed", "rejected", "unreadable"]
+
+#: Prefixes of the queues the runtime makes for itself; a user's queue may not begin with one.
+INTERNAL_QUEUES: Mapping[QueueKind, str] = {
+    "delivery": "subscription:",
+    "occurrence": "cron:",
+    "activation": "workflow:",
+}
+
+#: Where a run can rest for good.
+ENDED_STATES: frozenset[RunState] = frozenset({"completed", "failed", "blocked"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job about to be stored. `payload` and `headers` are JSON texts; `delay_s` None or 0 means ready at once."""
+
+    queue: QueueId
+    payload: str
+    delay_s: float | None = None
+    priority: int = 0
+    max_attempts: int | None = None
+    headers: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedJob:
+    """A job leased to this process. (`id`, `attempt`) with the process is the fence of every later write."""
+
+    id: JobId
+    queue: QueueId
+    attempt: int
+    uncharged: int
+    crashes: int
+    max_attempts: int | None
+    enqueued_at: datetime
+    payload: str
+    headers: str | None
+
+    @property
+    def charged(self) -> int:
+        """Attempts that count against the limit, this one included; 1 on the first try."""
+        return self.attempt - self.uncharged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueSpec:
+    """What a process knows about a queue it declares; written to the queue's row. None leaves the limit as it is."""
+
+    name: str
+    kind: QueueKind
+    max_attempts: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionSpec:
+    name: str
+    topic: str
+    queue: QueueId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleSpec:
+    name: str
+    expression: str
+    tz: str
+    misfire: Misfire
+    queue: QueueId
+    next_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueSchedule:
+    """A schedule whose `next_at` has passed, locked by this transaction; `now` is the database's clock."""
+
+    name: str
+    expression: str
+    tz: str
+    misfire: Misfire
+    queue: QueueId
+    next_at: datetime
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMemo:
+    """One row of a run's journal. A step has `result` or `error`; a timed-out wait has neither."""
+
+    key: str
+    seq: int
+    kind: StepKind
+    attempt: int = 1
+    started_at: datetime
+    result: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedRun:
+    """A run as its activation finds it: its identity, its input and the whole journal, read in one statement."""
+
+    number: int
+    id: str
+    workflow: str
+    version: int
+    input: str
+    started_at: datetime
+    now: datetime
+    headers: str | None
+    steps: Mapping[str, StepMemo] = field(default_factory=dict[str, StepMemo])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """What anybody may ask of a run. `output` is JSON text, present when completed; `error` when failed or blocked."""
+
+    id: str
+    workflow: str
+    version: int
+    state: RunState
+    waits: tuple[str, ...]
+    wake_at: datetime | None
+    started_at: datetime
+    finished_at: datetime | None
+    input: str
+    output: str | None
+    error: str | None
