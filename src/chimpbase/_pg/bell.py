@@ -1,0 +1,106 @@
+"""Bell: tells other processes, by NOTIFY, that there is something to look at.
+
+NOTIFY takes a lock of the whole server at commit, so it is never sent in a transaction of the application: rings are
+gathered and sent by themselves, the first at once and then at most twenty a second.
+
+Invariant: ringing neither fails nor waits; a ring that could not be sent is forgotten, because polling finds the work
+as well. Deliberately absent: hearing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import Final
+
+from chimpbase._core.errors import ChimpbaseError
+from chimpbase._pg.db import Queryable
+from chimpbase._pg.listener import NOTIFY
+
+_log = logging.getLogger("chimpbase.pg.bell")
+
+_LONGEST_PAYLOAD: Final = 7999  # bytes, PostgreSQL's limit
+_LOG_EVERY_S: Final = 5.0
+SEPARATOR: Final = ","
+
+
+class Bell:
+    """Rings on one channel; use it in the event loop of its `db`."""
+
+    def __init__(self, db: Queryable, channel: str, *, rest: timedelta = timedelta(milliseconds=50)) -> None:
+        """`db` should be a `Db`, whose statements are transactions of their own; `rest` is the time between two."""
+        self._db = db
+        self._channel = channel
+        self._rest_s = rest.total_seconds()
+        self._pending: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        self._stopping = asyncio.Event()
+        self._logged_at_s = -_LOG_EVERY_S
+
+    def ring(self, payload: str) -> None:
+        """Announce `payload`, a short word without a comma, soon. Equal words that wait together are sent once."""
+        if self._closed:
+            return
+        self._pending.add(payload)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._send_all(), name=f"bell {self._channel}")
+
+    async def close(self) -> None:
+        """Send what waits and ring no more. Takes a statement's budget at most."""
+        self._closed = True
+        self._stopping.set()
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+
+    async def _send_all(self) -> None:
+        try:
+            while self._pending:
+                await self._send(self._take())
+                await self._rest()
+        finally:
+            self._task = None
+
+    async def _rest(self) -> None:
+        try:
+            async with asyncio.timeout(self._rest_s):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+    def _take(self) -> set[str]:
+        taken, self._pending = self._pending, set()
+        return taken
+
+    async def _send(self, words: set[str]) -> None:
+        for payload in packed(words):
+            try:
+                await self._db.execute(NOTIFY, self._channel, payload)
+            except ChimpbaseError as error:
+                self._report(error)
+                return
+
+    def _report(self, error: ChimpbaseError) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._logged_at_s >= _LOG_EVERY_S:
+            self._logged_at_s = now_s
+            _log.warning("Nothing could be announced on %r, work is found by polling: %s", self._channel, error)
+
+
+def packed(words: Iterable[str]) -> Iterator[str]:
+    """Payloads that hold the words, each within PostgreSQL's limit. A word that is longer by itself is left out."""
+    payload: list[str] = []
+    size = 0
+    for word in sorted(words):
+        length = len(word.encode())
+        if length > _LONGEST_PAYLOAD:
+            continue
+        if payload and size + 1 + length > _LONGEST_PAYLOAD:
+            yield SEPARATOR.join(payload)
+            payload, size = [], 0
+        size += length + (1 if payload else 0)
+        payload.append(word)
+    if payload:
+        yield SEPARATOR.join(payload)
