@@ -1,0 +1,476 @@
+-- The schema after all migrations. `make schema` writes this file and a test compares it: read it, never edit it.
+
+create sequence chimpbase.job_id as bigint;
+
+create table chimpbase.event (
+  id bigint not null generated always as identity,
+  topic text not null,
+  payload text not null,
+  headers text,
+  published_at timestamp with time zone not null default chimpbase.clock(),
+  constraint event_pkey PRIMARY KEY (id)
+);
+CREATE INDEX event_published ON chimpbase.event USING btree (published_at);
+
+create table chimpbase.job (
+  id bigint not null default nextval('chimpbase.job_id'::regclass),
+  sort bigint not null,
+  enqueued_at timestamp with time zone not null default chimpbase.clock(),
+  claimed_at timestamp with time zone,
+  process bigint,
+  queue integer not null,
+  attempt integer not null default 0,
+  uncharged integer not null default 0,
+  max_attempts integer,
+  priority smallint not null default 0,
+  crashes smallint not null default 0,
+  payload text not null,
+  headers text,
+  errors jsonb,
+  constraint job_pkey PRIMARY KEY (id)
+) with (
+  fillfactor=50,
+  autovacuum_vacuum_scale_factor=0,
+  autovacuum_vacuum_threshold=20000,
+  autovacuum_vacuum_insert_scale_factor=0,
+  autovacuum_vacuum_insert_threshold=100000,
+  autovacuum_analyze_scale_factor=0,
+  autovacuum_analyze_threshold=50000,
+  autovacuum_vacuum_cost_delay=0
+);
+CREATE INDEX job_ready ON chimpbase.job USING btree (queue, priority, sort);
+
+create table chimpbase.job_dead (
+  id bigint not null,
+  died_at timestamp with time zone not null default chimpbase.clock(),
+  enqueued_at timestamp with time zone not null,
+  queue integer not null,
+  attempt integer not null,
+  uncharged integer not null default 0,
+  max_attempts integer,
+  priority smallint not null default 0,
+  crashes smallint not null default 0,
+  reason text not null,
+  payload text not null,
+  headers text,
+  errors jsonb,
+  constraint job_dead_pkey PRIMARY KEY (id),
+  constraint job_dead_reason_check CHECK ((reason = ANY (ARRAY['exhausted'::text, 'crashed'::text, 'rejected'::text, 'unreadable'::text])))
+);
+CREATE INDEX job_dead_queue ON chimpbase.job_dead USING btree (queue, died_at);
+
+create table chimpbase.job_done (
+  id bigint not null,
+  finished_at timestamp with time zone not null,
+  enqueued_at timestamp with time zone not null,
+  claimed_at timestamp with time zone,
+  process bigint,
+  queue integer not null,
+  attempt integer not null,
+  crashes smallint not null,
+  outcome text not null,
+  payload text not null,
+  headers text,
+  errors jsonb
+) partition by range (finished_at);
+CREATE INDEX job_done_id ON ONLY chimpbase.job_done USING btree (id);
+
+create table chimpbase.job_done_default partition of chimpbase.job_done default;
+
+create table chimpbase.job_later (
+  id bigint not null,
+  due_at timestamp with time zone not null,
+  enqueued_at timestamp with time zone not null,
+  queue integer not null,
+  attempt integer not null default 0,
+  uncharged integer not null default 0,
+  max_attempts integer,
+  priority smallint not null default 0,
+  crashes smallint not null default 0,
+  payload text not null,
+  headers text,
+  errors jsonb,
+  constraint job_later_pkey PRIMARY KEY (id)
+) with (
+  autovacuum_vacuum_scale_factor=0,
+  autovacuum_vacuum_threshold=20000,
+  autovacuum_analyze_scale_factor=0,
+  autovacuum_analyze_threshold=50000,
+  autovacuum_vacuum_cost_delay=0
+);
+CREATE INDEX job_later_due ON chimpbase.job_later USING btree (due_at);
+
+create table chimpbase.kv (
+  namespace text not null default ''::text,
+  key text not null,
+  version bigint not null default 1,
+  expires_at timestamp with time zone,
+  value text not null,
+  constraint kv_pkey PRIMARY KEY (namespace, key)
+) with (
+  fillfactor=80,
+  autovacuum_vacuum_scale_factor=0.02,
+  autovacuum_vacuum_cost_delay=0
+);
+
+create table chimpbase.migration (
+  scope text not null,
+  number integer not null,
+  name text not null,
+  checksum text not null,
+  applied_at timestamp with time zone not null default now(),
+  constraint migration_pkey PRIMARY KEY (scope, number)
+);
+
+create table chimpbase.occurrence (
+  schedule text not null,
+  due_at timestamp with time zone not null,
+  job bigint not null,
+  fired_at timestamp with time zone not null default chimpbase.clock(),
+  constraint occurrence_pkey PRIMARY KEY (schedule, due_at)
+);
+CREATE INDEX occurrence_fired ON chimpbase.occurrence USING btree (fired_at);
+
+create table chimpbase.process (
+  id bigint not null generated always as identity,
+  app text not null,
+  host text not null,
+  pid integer not null,
+  version text not null,
+  lease interval not null,
+  queues integer[] not null default '{}'::integer[],
+  started_at timestamp with time zone not null default chimpbase.clock(),
+  beat_at timestamp with time zone not null default chimpbase.clock(),
+  dead_at timestamp with time zone,
+  constraint process_pkey PRIMARY KEY (id)
+) with (
+  fillfactor=50,
+  autovacuum_vacuum_scale_factor=0,
+  autovacuum_vacuum_threshold=200
+);
+
+create table chimpbase.queue (
+  id integer not null generated always as identity,
+  name text not null,
+  kind text not null default 'job'::text,
+  max_attempts integer not null default 10,
+  max_crashes integer not null default 3,
+  retention interval default '1 day'::interval,
+  paused_at timestamp with time zone,
+  created_at timestamp with time zone not null default chimpbase.clock(),
+  constraint queue_pkey PRIMARY KEY (id),
+  constraint queue_name_key UNIQUE (name),
+  constraint queue_kind_check CHECK ((kind = ANY (ARRAY['job'::text, 'delivery'::text, 'occurrence'::text, 'activation'::text]))),
+  constraint queue_max_attempts_check CHECK ((max_attempts > 0)),
+  constraint queue_max_crashes_check CHECK ((max_crashes > 0))
+);
+comment on column chimpbase.queue.retention is 'How long finished jobs are kept; null keeps none.';
+
+create table chimpbase.run (
+  number bigint not null generated always as identity,
+  id text not null,
+  workflow text not null,
+  version integer not null,
+  queue integer not null,
+  job bigint not null,
+  state text not null default 'running'::text,
+  woken boolean not null default false,
+  waits text[],
+  wake_at timestamp with time zone,
+  input text not null,
+  output text,
+  error text,
+  headers text,
+  started_at timestamp with time zone not null default chimpbase.clock(),
+  finished_at timestamp with time zone,
+  constraint run_pkey PRIMARY KEY (number),
+  constraint run_id_key UNIQUE (id),
+  constraint run_state_check CHECK ((state = ANY (ARRAY['running'::text, 'sleeping'::text, 'waiting'::text, 'completed'::text, 'failed'::text, 'blocked'::text])))
+) with (
+  fillfactor=60,
+  autovacuum_vacuum_scale_factor=0.02,
+  autovacuum_vacuum_cost_delay=0
+);
+
+create table chimpbase.schedule (
+  name text not null,
+  expression text not null,
+  tz text not null,
+  misfire text not null default 'last'::text,
+  queue integer not null,
+  next_at timestamp with time zone not null,
+  paused_at timestamp with time zone,
+  created_at timestamp with time zone not null default chimpbase.clock(),
+  constraint schedule_pkey PRIMARY KEY (name),
+  constraint schedule_queue_fkey FOREIGN KEY (queue) REFERENCES chimpbase.queue(id),
+  constraint schedule_misfire_check CHECK ((misfire = ANY (ARRAY['skip'::text, 'last'::text, 'all'::text])))
+);
+CREATE INDEX schedule_next ON chimpbase.schedule USING btree (next_at) WHERE (paused_at IS NULL);
+
+create table chimpbase.signal (
+  id bigint not null generated always as identity,
+  run bigint not null,
+  name text not null,
+  payload text not null,
+  sent_at timestamp with time zone not null default chimpbase.clock(),
+  constraint signal_pkey PRIMARY KEY (id)
+);
+CREATE INDEX signal_run ON chimpbase.signal USING btree (run, name, id);
+
+create table chimpbase.step (
+  run bigint not null,
+  key text not null,
+  seq integer not null,
+  kind text not null,
+  attempt integer not null default 1,
+  started_at timestamp with time zone not null,
+  finished_at timestamp with time zone not null default chimpbase.clock(),
+  result text,
+  error text,
+  constraint step_pkey PRIMARY KEY (run, key),
+  constraint step_kind_check CHECK ((kind = ANY (ARRAY['step'::text, 'sleep'::text, 'wait'::text])))
+);
+
+create table chimpbase.subscription (
+  name text not null,
+  topic text not null,
+  queue integer not null,
+  created_at timestamp with time zone not null default chimpbase.clock(),
+  constraint subscription_pkey PRIMARY KEY (name),
+  constraint subscription_queue_fkey FOREIGN KEY (queue) REFERENCES chimpbase.queue(id)
+);
+CREATE INDEX subscription_topic ON chimpbase.subscription USING btree (topic);
+
+create table chimpbase.workflow (
+  name text not null,
+  version integer not null,
+  queue integer not null,
+  constraint workflow_pkey PRIMARY KEY (name, version),
+  constraint workflow_queue_fkey FOREIGN KEY (queue) REFERENCES chimpbase.queue(id),
+  constraint workflow_version_check CHECK ((version > 0))
+);
+
+CREATE OR REPLACE FUNCTION chimpbase.check_options(options jsonb, known text[])
+ RETURNS void
+ LANGUAGE plpgsql
+ IMMUTABLE
+AS $function$
+declare
+  unknown text;
+begin
+  if jsonb_typeof(options) is distinct from 'object' then
+    raise exception using errcode = 'CB002', message = 'options must be a JSON object';
+  end if;
+  select key into unknown from jsonb_object_keys(options) as key where not key = any (known) limit 1;
+  if found then
+    raise exception using errcode = 'CB002',
+      message = format('unknown option %L; known: %s', unknown, array_to_string(known, ', '));
+  end if;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.clock()
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+AS $function$
+  select statement_timestamp()
+    + coalesce(nullif(current_setting('chimpbase.clock_shift', true), ''), '0')::interval
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.create_history(day date)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare
+  name text := 'job_done_' || to_char(day, 'YYYYMMDD');
+begin
+  -- created apart and then attached: attaching takes a weaker lock than creating in place
+  execute format('create table chimpbase.%I (like chimpbase.job_done including all)', name);
+  execute format(
+    'alter table chimpbase.job_done attach partition chimpbase.%I for values from (%L) to (%L)',
+    name, day::timestamp at time zone 'UTC', (day + 1)::timestamp at time zone 'UTC');
+exception
+  when duplicate_table then null;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.drop_history(day date)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+  execute format('drop table if exists chimpbase.%I', 'job_done_' || to_char(day, 'YYYYMMDD'));
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.enqueue(queue text, payload jsonb, options jsonb DEFAULT '{}'::jsonb)
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+declare
+  queue_id int;
+begin
+  perform chimpbase.check_options(options, array['delay', 'priority', 'max_attempts', 'headers']);
+  select q.id into queue_id from chimpbase.queue q where q.name = enqueue.queue and q.kind = 'job';
+  if not found then
+    raise exception using errcode = 'CB001', message = format('no queue named %L', enqueue.queue),
+      hint = 'A queue exists once a process that declares it has started.';
+  end if;
+  return (chimpbase.enqueue_jobs(
+    array[queue_id], array[payload::text], array[make_interval(secs => (options ->> 'delay')::double precision)],
+    array[(options ->> 'priority')::smallint], array[(options ->> 'max_attempts')::int], array[options ->> 'headers']
+  ))[1];
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.enqueue_jobs(queues integer[], payloads text[], delays interval[], priorities smallint[], max_attempts integer[], headers text[])
+ RETURNS bigint[]
+ LANGUAGE plpgsql
+AS $function$
+declare
+  ids bigint[];
+begin
+  select array_agg(nextval('chimpbase.job_id') order by n) into ids from generate_series(1, cardinality(queues)) n;
+  insert into chimpbase.job (id, sort, queue, payload, priority, max_attempts, headers)
+  select new.id, new.id, new.queue, new.payload, coalesce(new.priority, 0::smallint), new.max_attempts, new.headers
+  from unnest(ids, queues, payloads, delays, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers)
+    as new (id, queue, payload, delay, priority, max_attempts, headers)
+  where new.delay is null or new.delay <= interval '0';
+  insert into chimpbase.job_later (id, due_at, enqueued_at, queue, payload, priority, max_attempts, headers)
+  select new.id, chimpbase.clock() + new.delay, chimpbase.clock(), new.queue, new.payload,
+    coalesce(new.priority, 0::smallint), new.max_attempts, new.headers
+  from unnest(ids, queues, payloads, delays, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers)
+    as new (id, queue, payload, delay, priority, max_attempts, headers)
+  where new.delay > interval '0';
+  return ids;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.publish(topic text, payload jsonb, options jsonb DEFAULT '{}'::jsonb)
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+begin
+  perform chimpbase.check_options(options, array['headers']);
+  return (chimpbase.publish_event(topic, payload::text, options ->> 'headers')).event;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.publish_event(topic text, payload text, headers text, OUT event bigint, OUT queues integer[])
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  caused text;
+begin
+  insert into chimpbase.event (topic, payload, headers)
+  values (publish_event.topic, publish_event.payload, publish_event.headers)
+  returning id into event;
+  caused := (coalesce(publish_event.headers::jsonb, '{}') || jsonb_build_object('event', event, 'topic', publish_event.topic))::text;
+  select array_agg(s.queue order by s.queue) into queues
+  from chimpbase.subscription s where s.topic = publish_event.topic;
+  if queues is not null then
+    perform chimpbase.enqueue_jobs(
+      queues, array_fill(publish_event.payload, array[cardinality(queues)]), array[]::interval[], array[]::smallint[],
+      array[]::int[], array_fill(caused, array[cardinality(queues)]));
+  end if;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.send_signal(id text, name text, payload text)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare
+  run chimpbase.run;
+  moved boolean;
+begin
+  select r.* into run from chimpbase.run r where r.id = send_signal.id for update;
+  if not found then
+    raise exception using errcode = 'CB005', message = format('no run with id %L', send_signal.id);
+  end if;
+  if run.finished_at is not null then
+    raise exception using errcode = 'CB004',
+      message = format('run %L has ended as %s and takes no signals', send_signal.id, run.state), detail = run.state;
+  end if;
+  insert into chimpbase.signal (run, name, payload) values (run.number, send_signal.name, send_signal.payload);
+  with later as (
+    delete from chimpbase.job_later l where l.id = run.job and send_signal.name = any (run.waits) returning l.*
+  )
+  insert into chimpbase.job (
+    id, sort, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes, payload, headers, errors)
+  select later.id, nextval('chimpbase.job_id'), later.enqueued_at, later.queue, later.attempt, later.uncharged,
+    later.max_attempts, later.priority, later.crashes, later.payload, later.headers, later.errors
+  from later;
+  moved := found;
+  update chimpbase.run r
+  set state = case when moved then 'running' else r.state end,
+      waits = case when moved then null else r.waits end,
+      wake_at = case when moved then null else r.wake_at end,
+      woken = not moved
+  where r.number = run.number;
+  return case when moved then run.queue end;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.signal(id text, name text, payload jsonb DEFAULT 'null'::jsonb, options jsonb DEFAULT '{}'::jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+  perform chimpbase.check_options(options, array[]::text[]);
+  perform chimpbase.send_signal(id, name, payload::text);
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.start_run(workflow text, version integer, id text, input text, delay interval, headers text, OUT queue integer, OUT run_version integer)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  activation bigint := nextval('chimpbase.job_id');
+  run_number bigint;
+begin
+  select w.queue, w.version into queue, run_version from chimpbase.workflow w
+  where w.name = start_run.workflow and (start_run.version is null or w.version = start_run.version)
+  order by w.version desc limit 1;
+  if not found then
+    raise exception using errcode = 'CB001',
+      message = format('no workflow named %L%s', start_run.workflow,
+        case when start_run.version is null then '' else format(' in version %s', start_run.version) end),
+      hint = 'A workflow exists once a process that declares it has started.';
+  end if;
+  insert into chimpbase.run (id, workflow, version, queue, job, input, headers, state, wake_at)
+  values (start_run.id, start_run.workflow, run_version, queue, activation, start_run.input, start_run.headers,
+    case when start_run.delay > interval '0' then 'sleeping' else 'running' end,
+    case when start_run.delay > interval '0' then chimpbase.clock() + start_run.delay end)
+  on conflict on constraint run_id_key do nothing
+  returning number into run_number;
+  if not found then
+    raise exception using errcode = 'CB003', message = format('a run with id %L exists', start_run.id);
+  end if;
+  if start_run.delay > interval '0' then
+    insert into chimpbase.job_later (id, due_at, enqueued_at, queue, payload, headers)
+    values (activation, chimpbase.clock() + start_run.delay, chimpbase.clock(), queue, run_number::text, start_run.headers);
+  else
+    insert into chimpbase.job (id, sort, queue, payload, headers)
+    values (activation, activation, queue, run_number::text, start_run.headers);
+  end if;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.start_workflow(workflow text, input jsonb DEFAULT 'null'::jsonb, options jsonb DEFAULT '{}'::jsonb)
+ RETURNS text
+ LANGUAGE plpgsql
+AS $function$
+declare
+  run_id text := coalesce(options ->> 'id', gen_random_uuid()::text);
+begin
+  perform chimpbase.check_options(options, array['id', 'version', 'delay', 'headers']);
+  perform chimpbase.start_run(
+    workflow, (options ->> 'version')::int, run_id, input::text,
+    make_interval(secs => (options ->> 'delay')::double precision), options ->> 'headers');
+  return run_id;
+end
+$function$;
