@@ -1,0 +1,189 @@
+"""Jobs: rows of `chimpbase.job` and its sisters, from enqueue to a final state.
+
+Each function runs the statement of the same name in `jobs.sql`. Every write after the claim is fenced by (id, process,
+attempt): an id missing from an answer means that this process no longer holds that attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from chimpbase._core.values import ClaimedJob, DeathReason, JobId, NewJob, ProcessId, QueueId
+from chimpbase._pg.connection import Connection
+from chimpbase._pg.statements import load
+
+_SQL = load("chimpbase._store", "jobs.sql")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A job to remove as done; `outcome` is "completed" or "cancelled"."""
+
+    id: JobId
+    attempt: int
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutOff:
+    """A job to run again later. `error` (a JSON text) is present when the attempt failed, and then it is charged."""
+
+    id: JobId
+    attempt: int
+    delay: timedelta
+    charged: bool
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dead:
+    """A job to move to the dead letters; `error` is a JSON text."""
+
+    id: JobId
+    attempt: int
+    reason: DeathReason
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promoted:
+    """`next_s` is in how many seconds the next job falls due, None when there is none."""
+
+    count: int
+    queues: Sequence[QueueId]
+    next_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescued:
+    id: JobId
+    queue: QueueId
+    dead: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueCount:
+    name: str
+    kind: str
+    ready: int
+    running: int
+    later: int
+    dead: int
+    done: int
+
+
+async def enqueue(connection: Connection, jobs: Sequence[NewJob]) -> list[JobId]:
+    """Store jobs; their ids, in order."""
+    ids = await connection.fetch_value(
+        *_SQL.enqueue.bind(
+            queues=[job.queue for job in jobs],
+            payloads=[job.payload for job in jobs],
+            delays=[None if job.delay_s is None else timedelta(seconds=job.delay_s) for job in jobs],
+            priorities=[job.priority for job in jobs],
+            max_attempts=[job.max_attempts for job in jobs],
+            headers=[job.headers for job in jobs],
+        )
+    )
+    return list(ids or ())
+
+
+async def claim(
+    connection: Connection, *, process: ProcessId, demands: Sequence[tuple[QueueId, int]]
+) -> list[ClaimedJob]:
+    """Lease ready jobs, at most the demanded number of each queue. Each claim counts as one attempt at once.
+
+    Nothing comes back when the process was declared dead: it must take a new id first.
+    """
+    rows = await connection.fetch(
+        *_SQL.claim.bind(process=process, queues=[queue for queue, _ in demands], demands=[n for _, n in demands])
+    )
+    return [
+        ClaimedJob(
+            id=id,
+            queue=queue,
+            attempt=attempt,
+            uncharged=uncharged,
+            crashes=crashes,
+            max_attempts=max_attempts,
+            enqueued_at=enqueued_at,
+            payload=payload,
+            headers=headers,
+        )
+        for id, queue, attempt, uncharged, crashes, max_attempts, enqueued_at, payload, headers in rows
+    ]
+
+
+async def finish(connection: Connection, *, process: ProcessId, jobs: Sequence[Finished]) -> set[JobId]:
+    """Remove finished jobs; the ids that were still held."""
+    rows = await connection.fetch(
+        *_SQL.finish.bind(
+            process=process,
+            ids=[job.id for job in jobs],
+            attempts=[job.attempt for job in jobs],
+            outcomes=[job.outcome for job in jobs],
+        )
+    )
+    return {row[0] for row in rows}
+
+
+async def put_off(connection: Connection, *, process: ProcessId, jobs: Sequence[PutOff]) -> set[JobId]:
+    """Move jobs to a later time; the ids that were still held."""
+    rows = await connection.fetch(
+        *_SQL.put_off.bind(
+            process=process,
+            ids=[job.id for job in jobs],
+            attempts=[job.attempt for job in jobs],
+            delays=[job.delay for job in jobs],
+            charged=[job.charged for job in jobs],
+            errors=[job.error for job in jobs],
+        )
+    )
+    return {row[0] for row in rows}
+
+
+async def dead_letter(connection: Connection, *, process: ProcessId, jobs: Sequence[Dead]) -> set[JobId]:
+    """Move jobs to the dead letters; the ids that were still held."""
+    rows = await connection.fetch(
+        *_SQL.dead_letter.bind(
+            process=process,
+            ids=[job.id for job in jobs],
+            attempts=[job.attempt for job in jobs],
+            reasons=[job.reason for job in jobs],
+            errors=[job.error for job in jobs],
+        )
+    )
+    return {row[0] for row in rows}
+
+
+async def give_back(connection: Connection, *, process: ProcessId, jobs: Sequence[ClaimedJob]) -> set[JobId]:
+    """Make jobs ready again without charging the attempt; the ids that were still held."""
+    rows = await connection.fetch(
+        *_SQL.give_back.bind(process=process, ids=[job.id for job in jobs], attempts=[job.attempt for job in jobs])
+    )
+    return {row[0] for row in rows}
+
+
+async def promote(connection: Connection, *, max_jobs: int) -> Promoted:
+    """Make due jobs ready. A full batch suggests more."""
+    row = await connection.fetch_one(*_SQL.promote.bind(max_jobs=max_jobs))
+    assert row is not None  # an aggregate answers with one row
+    return Promoted(count=row["promoted"], queues=list(row["queues"] or ()), next_s=row["next_s"])
+
+
+async def rescue(connection: Connection, *, processes: Iterable[ProcessId], error: str) -> list[Rescued]:
+    """Take jobs away from dead processes; `error` (a JSON text) joins each job's history."""
+    rows = await connection.fetch(*_SQL.rescue.bind(processes=list(processes), error=error))
+    return [Rescued(id=id, queue=queue, dead=dead) for id, queue, dead in rows]
+
+
+async def held_jobs(connection: Connection, *, processes: Iterable[ProcessId]) -> int:
+    """How many jobs these processes hold."""
+    return await connection.fetch_value(*_SQL.held_jobs.bind(processes=list(processes)))
+
+
+async def count_by_queue(connection: Connection) -> list[QueueCount]:
+    """The number of jobs in each state, for every queue. Reads whole tables: for people, not for loops."""
+    rows = await connection.fetch(*_SQL.count_by_queue.bind())
+    return [QueueCount(**dict(row)) for row in rows]

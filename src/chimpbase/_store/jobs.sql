@@ -1,0 +1,245 @@
+-- Jobs: one row a unit of work, in chimpbase.job, job_later, job_dead and job_done.
+-- Each statement is run by the function of the same name in jobs.py.
+
+-- name: enqueue
+-- Store jobs; one id each, in order.
+select chimpbase.enqueue_jobs(
+  :queues::int[], :payloads::text[], :delays::interval[], :priorities::smallint[], :max_attempts::int[], :headers::text[]
+);
+
+-- name: claim
+-- Lease up to `demands[i]` ready jobs of `queues[i]` to a process, lowest priority number first, then oldest.
+-- Locks:  those jobs (skip locked); the process row (key share), so that nobody declares it dead in between.
+-- Index:  job_ready (queue, priority, sort).
+with me as (
+  select id
+  from chimpbase.process
+  where id = :process
+    and dead_at is null
+  for key share
+),
+ready as (
+  select taken.id
+  from me
+  cross join unnest(:queues::int[], :demands::int[]) as want (queue, demand)
+  join chimpbase.queue on queue.id = want.queue and queue.paused_at is null
+  cross join lateral (
+    select job.id
+    from chimpbase.job
+    where job.queue = want.queue
+      and job.process is null
+    order by job.priority, job.sort
+    limit want.demand
+    for update skip locked
+  ) as taken
+)
+update chimpbase.job
+set process = :process,
+    attempt = job.attempt + 1,
+    claimed_at = chimpbase.clock()
+from ready
+where job.id = ready.id
+returning job.id, job.queue, job.attempt, job.uncharged, job.crashes, job.max_attempts, job.enqueued_at,
+  job.payload, job.headers;
+
+-- name: finish
+-- Remove jobs that this process still holds, keeping history where the queue wants it; the ids of those removed.
+-- Locks:  those jobs.
+-- Index:  job_pkey.
+with gone as (
+  delete from chimpbase.job
+  using unnest(:ids::bigint[], :attempts::int[], :outcomes::text[]) as done (id, attempt, outcome)
+  where job.id = done.id
+    and job.process = :process
+    and job.attempt = done.attempt
+  returning job.*, done.outcome
+),
+kept as (
+  insert into chimpbase.job_done (
+    id, finished_at, enqueued_at, claimed_at, process, queue, attempt, crashes, outcome, payload, headers, errors)
+  select gone.id, chimpbase.clock(), gone.enqueued_at, gone.claimed_at, gone.process, gone.queue,
+    gone.attempt - gone.uncharged, gone.crashes, gone.outcome, gone.payload, gone.headers, gone.errors
+  from gone
+  join chimpbase.queue on queue.id = gone.queue and queue.retention is not null
+)
+select id from gone;
+
+-- name: put_off
+-- Move jobs that this process still holds to a later time: a retry (charged, with its error) or a snooze (uncharged).
+-- Returns the ids moved. The last ten errors are kept.
+-- Locks:  those jobs.
+-- Index:  job_pkey.
+with gone as (
+  delete from chimpbase.job
+  using unnest(:ids::bigint[], :attempts::int[], :delays::interval[], :charged::boolean[], :errors::text[])
+    as later (id, attempt, delay, charged, error)
+  where job.id = later.id
+    and job.process = :process
+    and job.attempt = later.attempt
+  returning job.*, later.delay, later.charged, later.error
+)
+insert into chimpbase.job_later (
+  id, due_at, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes, payload, headers, errors)
+select id, chimpbase.clock() + delay, enqueued_at, queue, attempt,
+  uncharged + case when charged then 0 else 1 end,
+  max_attempts, priority, crashes, payload, headers,
+  case
+    when error is null then errors
+    else (case when jsonb_array_length(errors) >= 10 then errors - 0 else coalesce(errors, '[]') end) || error::jsonb
+  end
+from gone
+returning id;
+
+-- name: dead_letter
+-- Move jobs that this process still holds to the dead letters; the ids moved. A dead activation blocks its run.
+-- Locks:  those jobs.
+-- Touches: chimpbase.run, so that no run is left where nobody will look.
+-- Index:  job_pkey.
+with gone as (
+  delete from chimpbase.job
+  using unnest(:ids::bigint[], :attempts::int[], :reasons::text[], :errors::text[]) as dead (id, attempt, reason, error)
+  where job.id = dead.id
+    and job.process = :process
+    and job.attempt = dead.attempt
+  returning job.*, dead.reason, dead.error
+),
+blocked as (
+  update chimpbase.run
+  set state = 'blocked',
+      error = gone.error::jsonb ->> 'message'
+  from gone, chimpbase.queue
+  where queue.id = gone.queue
+    and queue.kind = 'activation'
+    and run.job = gone.id
+    and run.number = case when queue.kind = 'activation' then gone.payload::bigint end
+    and run.finished_at is null
+)
+insert into chimpbase.job_dead (
+  id, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes, reason, payload, headers, errors)
+select id, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes, reason, payload, headers,
+  (case when jsonb_array_length(errors) >= 10 then errors - 0 else coalesce(errors, '[]') end) || error::jsonb
+from gone
+returning id;
+
+-- name: give_back
+-- Make jobs that this process still holds ready again without charging the attempt; the ids given back.
+-- Locks:  those jobs.
+-- Index:  job_pkey.
+update chimpbase.job
+set process = null,
+    claimed_at = null,
+    uncharged = job.uncharged + 1
+from unnest(:ids::bigint[], :attempts::int[]) as back (id, attempt)
+where job.id = back.id
+  and job.process = :process
+  and job.attempt = back.attempt
+returning job.id;
+
+-- name: promote
+-- Make up to `max_jobs` jobs that have fallen due ready; how many, in which queues, and seconds until the next falls due.
+-- Locks:  those jobs (skip locked).
+-- Index:  job_later_due (due_at).
+with due as (
+  select id
+  from chimpbase.job_later
+  where due_at <= chimpbase.clock()
+  order by due_at
+  limit :max_jobs
+  for update skip locked
+),
+gone as (
+  delete from chimpbase.job_later
+  using due
+  where job_later.id = due.id
+  returning job_later.*
+),
+ready as (
+  insert into chimpbase.job (
+    id, sort, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes, payload, headers, errors)
+  select id, nextval('chimpbase.job_id'), enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes,
+    payload, headers, errors
+  from gone
+  returning queue
+)
+select count(*) as promoted, array_agg(distinct queue) as queues,
+  (
+    select extract(epoch from due_at - chimpbase.clock())::float8
+    from chimpbase.job_later
+    where due_at > chimpbase.clock()
+      and due_at < 'infinity'
+    order by due_at
+    limit 1
+  ) as next_s
+from ready;
+
+-- name: rescue
+-- Take every job away from dead processes: ready again while it has attempts and crashes left, else a dead letter.
+-- A job locked by its dead owner's open transaction is skipped: `held_jobs` tells when none is left.
+-- Locks:  those jobs (skip locked).
+-- Touches: chimpbase.run: a dead activation blocks its run.
+with lost as (
+  select id
+  from chimpbase.job
+  where process = any (:processes::bigint[])
+  for update skip locked
+),
+gone as (
+  delete from chimpbase.job
+  using lost, chimpbase.queue
+  where job.id = lost.id
+    and queue.id = job.queue
+    and (job.crashes + 1 >= queue.max_crashes
+      or job.attempt - job.uncharged >= coalesce(job.max_attempts, queue.max_attempts))
+  returning job.*
+),
+buried as (
+  insert into chimpbase.job_dead (
+    id, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes, reason, payload, headers, errors)
+  select id, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes + 1, 'crashed', payload, headers,
+    (case when jsonb_array_length(errors) >= 10 then errors - 0 else coalesce(errors, '[]') end) || :error::jsonb
+  from gone
+),
+blocked as (
+  update chimpbase.run
+  set state = 'blocked',
+      error = :error::jsonb ->> 'message'
+  from gone, chimpbase.queue
+  where queue.id = gone.queue
+    and queue.kind = 'activation'
+    and run.job = gone.id
+    and run.number = case when queue.kind = 'activation' then gone.payload::bigint end
+    and run.finished_at is null
+),
+back as (
+  update chimpbase.job
+  set process = null,
+      claimed_at = null,
+      crashes = job.crashes + 1,
+      sort = nextval('chimpbase.job_id'),
+      errors = (case when jsonb_array_length(job.errors) >= 10 then job.errors - 0 else coalesce(job.errors, '[]') end)
+        || :error::jsonb
+  from lost, chimpbase.queue
+  where job.id = lost.id
+    and queue.id = job.queue
+    and not (job.crashes + 1 >= queue.max_crashes
+      or job.attempt - job.uncharged >= coalesce(job.max_attempts, queue.max_attempts))
+  returning job.id, job.queue
+)
+select id, queue, false as dead from back
+union all
+select id, queue, true from gone;
+
+-- name: held_jobs
+-- How many jobs these processes hold.
+select count(*) from chimpbase.job where process = any (:processes::bigint[]);
+
+-- name: count_by_queue
+-- For each queue: ready, running, later and dead jobs.
+select queue.name, queue.kind,
+  (select count(*) from chimpbase.job where job.queue = queue.id and job.process is null) as ready,
+  (select count(*) from chimpbase.job where job.queue = queue.id and job.process is not null) as running,
+  (select count(*) from chimpbase.job_later where job_later.queue = queue.id) as later,
+  (select count(*) from chimpbase.job_dead where job_dead.queue = queue.id) as dead,
+  (select count(*) from chimpbase.job_done where job_done.queue = queue.id) as done
+from chimpbase.queue
+order by queue.name;

@@ -1,0 +1,31 @@
+"""Queues: rows of `chimpbase.queue`, which give names to the small integers that jobs carry.
+
+Each function runs the statement of the same name in `queues.sql`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chimpbase._core.values import QueueId, QueueKind, QueueSpec
+from chimpbase._pg.connection import Connection
+from chimpbase._pg.statements import load
+
+_SQL = load("chimpbase._store", "queues.sql")
+
+
+async def register(connection: Connection, specs: Sequence[QueueSpec]) -> None:
+    """Make sure these queues exist, with the limits that are given. Idempotent; safe from many processes at once."""
+    await connection.execute(
+        *_SQL.register.bind(
+            names=[spec.name for spec in specs],
+            kinds=[spec.kind for spec in specs],
+            max_attempts=[spec.max_attempts for spec in specs],
+        )
+    )
+
+
+async def list_all(connection: Connection) -> dict[str, tuple[QueueId, QueueKind]]:
+    """Every queue of the database by name, whoever declared it."""
+    rows = await connection.fetch(*_SQL.list_all.bind())
+    return {name: (id, kind) for id, name, kind in rows}
