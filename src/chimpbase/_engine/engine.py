@@ -1,0 +1,231 @@
+"""The engine: every loop of a process, started in order and stopped in reverse.
+
+Start: register the process, beat, then claim. Stop: claim no more, let attempts end within the grace, give back what is
+left, write the last ends, stop beating, remove the process. The heartbeat outlives the last job, always.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from chimpbase._core.errors import DatabaseError
+from chimpbase._core.values import ProcessId, QueueId
+from chimpbase._engine.activator import Activator
+from chimpbase._engine.attempt import Handling
+from chimpbase._engine.claimer import Claimer
+from chimpbase._engine.executor import Executor
+from chimpbase._engine.finisher import Finisher
+from chimpbase._engine.heart import Heart
+from chimpbase._engine.host import is_gone, this_host
+from chimpbase._engine.keepers import Lookout, Promoter, Pruner, Rescuer
+from chimpbase._engine.scheduler import Scheduler
+from chimpbase._engine.service import Service
+from chimpbase._pg.bell import Bell
+from chimpbase._pg.db import Db
+from chimpbase._pg.listener import Listener
+from chimpbase._store import processes
+
+CHANNEL = "chimpbase"
+_log = logging.getLogger("chimpbase.engine")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who this process is to the others."""
+
+    app: str
+    pid: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """The engine's times: how long a lease lasts, how often an idle process looks, how long a stop may take."""
+
+    lease: timedelta
+    poll: timedelta
+    grace: timedelta
+
+
+class Engine:
+    """One process's share of the work.
+
+    `db` is the engine's own pool, whose plans are pinned; `open_db(size)` opens another for the heart. `listener` and
+    `bell` are None when notifications are off: everything then works by polling.
+    """
+
+    def __init__(
+        self,
+        db: Db,
+        *,
+        identity: Identity,
+        pace: Pace,
+        open_heart_db: Callable[[], Awaitable[Db]],
+        make_listener: Callable[[Callable[[str], None], Callable[[], None]], Listener] | None,
+        bell: Bell | None,
+        random: Callable[[], float],
+    ) -> None:
+        self._db, self._identity, self._pace, self._random = db, identity, pace, random
+        self._open_heart_db, self._make_listener, self._bell = open_heart_db, make_listener, bell
+        self._process: ProcessId | None = None
+        self._heart: Heart | None = None
+        self._claimer: Claimer | None = None
+        self._listener: Listener | None = None
+        self._services: list[Service] = []
+        self._recovery: asyncio.Task[None] | None = None
+        self._ended: set[Callable[[str], None]] = set()
+        self._promoter = Promoter(db, on_ready=self.ready, random=random)
+        self._finisher = Finisher(db, process=self._current, random=random)
+        self.activator = Activator(db, random=random, on_later=self.later, on_ended=self._tell_ended)
+
+    # What the application tells the engine
+
+    def ready(self, queues: Iterable[QueueId]) -> None:
+        """These queues may have ready jobs, committed by now: wake who works them, here or elsewhere."""
+        wanted = set(queues)
+        if not wanted:
+            return
+        if self._claimer is not None:
+            self._claimer.ready(wanted)
+            wanted -= self._claimer.with_room()
+        if wanted and self._bell is not None:
+            for queue in wanted:
+                self._bell.ring(str(queue))
+
+    def later(self, seconds: float) -> None:
+        """A job falls due in that time."""
+        if self._services:
+            self._promoter.wake_in(max(seconds, 0.0))
+
+    def watch_ended(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Hear the id of every run that ends in this process; call the answer to stop hearing."""
+        self._ended.add(callback)
+        return lambda: self._ended.discard(callback)
+
+    @property
+    def running(self) -> int:
+        """Attempts in progress in this process."""
+        return self._claimer.running if self._claimer else 0
+
+    @property
+    def process(self) -> ProcessId | None:
+        """This process's id in the database while it works; a new one after its lease was lost."""
+        return self._process
+
+    # Life
+
+    async def start(self, handlings: Sequence[Handling]) -> None:
+        """Begin to work these queues."""
+        queues = [handling.queue for handling in handlings]
+        await self._join(queues)
+        executor = Executor(self._finisher, random=self._random, on_later=self.later)
+        self._claimer = Claimer(self._db, executor, handlings, process=self._current, random=self._random)
+        poll_s, lease_s = self._pace.poll.total_seconds(), self._pace.lease.total_seconds()
+        scheduler = Scheduler(self._db, on_ready=self.ready, random=self._random)
+        rescuer = Rescuer(
+            self._db,
+            process=self._current,
+            on_ready=self.ready,
+            is_gone=is_gone,
+            every_s=lease_s / 3,
+            random=self._random,
+        )
+        lookout = Lookout(
+            self._db,
+            queues=queues,
+            poll_s=poll_s,
+            on_ready=self._claimer.ready,
+            promoter=self._promoter,
+            scheduler=scheduler,
+            rescuer=rescuer,
+            random=self._random,
+        )
+        pruner = Pruner(self._db, days_ahead=7, every_s=600, random=self._random)
+        self._services = [self._promoter, scheduler, rescuer, pruner, self._claimer, lookout]
+        for service in self._services:
+            service.start()
+        if self._make_listener is not None:
+            self._listener = self._make_listener(self._hear, lookout.wake)
+            self._listener.start()
+
+    async def stop(self, *, grace: timedelta | None = None) -> None:
+        """Stop cleanly; jobs still running after the grace go back to their queues without an attempt charged."""
+        if self._recovery is not None:
+            self._recovery.cancel()
+        if self._claimer is not None:
+            self._claimer.close()
+        if self._listener is not None:
+            await self._listener.stop()
+        await asyncio.gather(*(service.stop() for service in self._services))
+        if self._claimer is not None:
+            await self._claimer.drain(grace_s=(self._pace.grace if grace is None else grace).total_seconds())
+        await self.activator.close()
+        await self._finisher.close()
+        if self._heart is not None:
+            await self._heart.stop()
+        await self._leave()
+
+    async def _join(self, queues: Sequence[QueueId]) -> None:
+        identity = self._identity
+        async with self._db.acquire() as connection:
+            process = await processes.register(
+                connection,
+                app=identity.app,
+                host=this_host(),
+                pid=identity.pid,
+                version=identity.version,
+                lease=self._pace.lease,
+                queues=queues,
+            )
+        self._process = process
+        self._heart = Heart(
+            self._open_heart_db, process=process, lease=self._pace.lease, on_lost=lambda: self._lost(process)
+        )
+        self._heart.start()
+
+    async def _leave(self) -> None:
+        if self._process is None:
+            return
+        try:
+            async with self._db.acquire() as connection:
+                await processes.remove(connection, processes=[self._process])
+        except DatabaseError as error:
+            # its lease runs out by itself
+            _log.warning("could not say goodbye: %s", error)
+
+    def _lost(self, process: ProcessId) -> None:
+        if self._recovery is None or self._recovery.done():
+            self._recovery = asyncio.create_task(self._rejoin(process), name="rejoin")
+
+    async def _rejoin(self, process: ProcessId) -> None:
+        """After the lease was lost: stop what runs under it, then come back as a new process."""
+        claimer = self._claimer
+        if claimer is None or self._process != process:
+            return
+        _log.warning("lease lost: process %s was declared dead; its attempts are cancelled", process)
+        pause_s = 0.1
+        while True:
+            try:
+                await self._join(claimer.queues)
+                break
+            except DatabaseError:
+                await asyncio.sleep(pause_s)
+                pause_s = min(1.0, pause_s * 2)
+        await claimer.abandon()
+        claimer.ready(claimer.queues)
+
+    def _current(self) -> ProcessId:
+        assert self._process is not None  # nothing claims or settles before `_join`
+        return self._process
+
+    def _hear(self, payload: str) -> None:
+        if self._claimer is not None:
+            self._claimer.ready(QueueId(int(queue)) for queue in payload.split(",") if queue.isdigit())
+
+    def _tell_ended(self, run: str) -> None:
+        for callback in list(self._ended):
+            callback(run)

@@ -1,0 +1,56 @@
+"""What follows from a failed attempt, and how the failure is written down. Pure decisions; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import msgspec
+
+from chimpbase._core.errors import OutcomeUnknown, Unreachable, UsageError
+from chimpbase._core.retry import Retry
+from chimpbase._core.text import describe_exception, scrub
+from chimpbase._core.values import ClaimedJob, DeathReason
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Run the job once more after `delay`; `charged` counts the failed attempt against the limit."""
+
+    delay: timedelta
+    charged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bury:
+    """Nobody should run this job again by itself."""
+
+    reason: DeathReason
+
+
+def decide(job: ClaimedJob, retry: Retry, error: BaseException, *, random: Callable[[], float]) -> Again | Bury:
+    """What to do with a job whose attempt ended with `error`.
+
+    A database that went away, and a COMMIT whose outcome nobody knows, are not the job's fault: such an attempt is not
+    charged. A definition or payload that cannot work now will not work later.
+    """
+    if isinstance(error, Unreachable | OutcomeUnknown):
+        return Again(retry.delay(1, random=random), charged=False)
+    if isinstance(error, UsageError):
+        return Bury("unreadable")
+    limit = job.max_attempts or retry.max_attempts
+    if job.charged >= limit or not retry.retries(error):
+        return Bury("exhausted")
+    return Again(retry.delay(job.charged, random=random), charged=True)
+
+
+def error_record(attempt: int, kind: str, message: str) -> str:
+    """One entry of a job's error history, as JSON text that PostgreSQL can always store."""
+    record = {"attempt": attempt, "error": scrub(kind, limit_bytes=200), "message": scrub(message)}
+    return msgspec.json.encode(record).decode()
+
+
+def failure_record(attempt: int, error: BaseException) -> str:
+    """One entry of a job's error history for an exception, whatever its `__str__` does."""
+    return error_record(attempt, type(error).__name__, describe_exception(error))
