@@ -1,0 +1,47 @@
+"""Chimpbase: actions, subscriptions, workers, cron and workflows on the one PostgreSQL that holds your data.
+
+The public door. Everything an application needs is here; names that begin with an underscore are not part of it.
+"""
+
+from __future__ import annotations
+
+from chimpbase._app.app import App
+from chimpbase._app.blueprint import Blueprint
+from chimpbase._app.ctx import Ctx
+from chimpbase._app.decorators import action, cron, step, subscribe, worker, workflow
+from chimpbase._app.origin import Job
+from chimpbase._app.runtime import Runtime
+from chimpbase._app.sync import SyncCtx
+from chimpbase._app.tokens import Event, Queue, Signal
+from chimpbase._app.wf import Wf
+from chimpbase._app.workflows import Run
+from chimpbase._core import errors
+from chimpbase._core.occurrence import Occurrence
+from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
+from chimpbase._core.retry import Retry
+
+__all__ = [
+    "App",
+    "Blueprint",
+    "Cancel",
+    "Ctx",
+    "DeadLetter",
+    "Event",
+    "Job",
+    "Occurrence",
+    "Queue",
+    "Retry",
+    "Run",
+    "Runtime",
+    "Signal",
+    "Snooze",
+    "SyncCtx",
+    "Wf",
+    "action",
+    "cron",
+    "errors",
+    "step",
+    "subscribe",
+    "worker",
+    "workflow",
+]

@@ -1,0 +1,93 @@
+"""Backstage: what every ctx of one runtime shares. Made once by the runtime; ctx and its clients only read it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from chimpbase._app.registry import Registry
+from chimpbase._app.tokens import Queue
+from chimpbase._app.unit import Unit
+from chimpbase._core.errors import NotRegistered
+from chimpbase._core.values import QueueId, QueueSpec
+from chimpbase._engine.engine import Engine
+from chimpbase._pg.db import Db
+from chimpbase._store import queues
+
+
+class Backstage:
+    """The rooms below, as ctx sees them."""
+
+    def __init__(
+        self,
+        *,
+        db: Db,
+        engine: Engine,
+        registry: Registry,
+        secrets: Mapping[str, str],
+        threads: ThreadPoolExecutor,
+        new_id: Callable[[], str],
+        new_trace: Callable[[], str],
+    ) -> None:
+        self.db, self.engine, self.registry, self.secrets = db, engine, registry, secrets
+        self.threads, self.new_id, self.new_trace = threads, new_id, new_trace
+        self._queue_ids: dict[str, QueueId] = {}
+        self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        engine.watch_ended(self._tell)
+
+    @asynccontextmanager
+    async def unit(self, title: str) -> AsyncGenerator[Unit]:
+        """A transaction that commits when the block is left normally and is taken back when it is not."""
+        async with self.open_unit(title) as unit:
+            yield unit
+            await unit.commit()
+
+    @asynccontextmanager
+    async def open_unit(self, title: str, *, transaction: bool = True) -> AsyncGenerator[Unit]:
+        """A transaction that the block commits itself; what it has not committed is taken back."""
+        unit = Unit(self.db, title=title, transaction=transaction)
+        try:
+            yield unit
+        finally:
+            if not unit.committed:
+                await unit.rollback()
+
+    def learn_queues(self, ids: Mapping[str, QueueId]) -> None:
+        """Remember what the database calls these queues."""
+        self._queue_ids.update(ids)
+
+    async def queue_id(self, queue: Queue[Any]) -> QueueId:
+        """The queue's number in the database. A token that no process has declared yet is declared now.
+
+        Its jobs wait, visibly, for a process that works it.
+        """
+        known = self._queue_ids.get(queue.name)
+        if known is not None:
+            return known
+        async with self.db.acquire() as connection:
+            await queues.register(connection, [QueueSpec(name=queue.name, kind="job", max_attempts=None)])
+            found = await queues.list_all(connection)
+        self.learn_queues({name: id for name, (id, _) in found.items()})
+        if queue.name not in self._queue_ids:
+            raise NotRegistered("queue", queue.name, self._queue_ids)
+        return self._queue_ids[queue.name]
+
+    @contextmanager
+    def watch(self, run: str) -> Generator[asyncio.Event]:
+        """An event that is set when that run ends in this process."""
+        ended = asyncio.Event()
+        self._watchers[run].add(ended)
+        try:
+            yield ended
+        finally:
+            self._watchers[run].discard(ended)
+            if not self._watchers[run]:
+                del self._watchers[run]
+
+    def _tell(self, run: str) -> None:
+        for ended in self._watchers.get(run, ()):
+            ended.set()

@@ -1,0 +1,193 @@
+"""Definitions: what a decorator returns. Pure values: a name, a function and its policy; nothing is registered.
+
+Calling an action, or a step, needs a ctx: `await place_order(ctx, new)` joins the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+
+from chimpbase._app.tokens import Event, Queue
+from chimpbase._core.codec import Codec, codec_for
+from chimpbase._core.cron import Cadence
+from chimpbase._core.errors import UsageError
+from chimpbase._core.names import check_name
+from chimpbase._core.parameters import Parameters
+from chimpbase._core.retry import Retry
+from chimpbase._core.values import Misfire
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Caller(Protocol):
+    """What an action needs of the ctx it is called with."""
+
+    def call(self, action: Action[P, R], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+
+
+class StepRunner(Protocol):
+    """What a step needs of the wf or ctx it is called with."""
+
+    def run_step(self, step: Step[P, R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[Any, Any, R]: ...
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """`file:line` of a function, for messages and listings."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """What all definitions have: a durable name, the function behind it, and whether it is async."""
+
+    name: str
+    function: Callable[..., Any] = field(repr=False)
+    kind = "definition"
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise UsageError(f"@{self.kind} decorates a function, not {self.function!r:.60}.")
+        try:
+            check_name(self.kind, self.name)
+            self._check_context()
+        except UsageError as error:
+            raise UsageError(f"{error} ({self.source})") from None
+
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(inspect.unwrap(self.function))
+
+    @property
+    def source(self) -> str:
+        """`file:line` of the function."""
+        return source_of(self.function)
+
+    @property
+    def title(self) -> str:
+        """For logs and errors: kind, name and place."""
+        return f"{self.kind} {self.name!r} ({self.source})"
+
+    def _check_context(self) -> None:
+        """Refuse two mistakes that would hang or leak: an async handler with a sync ctx, and the reverse."""
+        parameters = list(inspect.signature(self.function).parameters.values())
+        if not parameters:
+            raise UsageError(
+                f"@{self.kind} {self.name!r} must take a context as its first parameter, such as `ctx: Ctx`."
+            )
+        asked = parameters[0].annotation
+        asked = asked if isinstance(asked, str) else getattr(asked, "__name__", "")
+        if self.is_async and asked.endswith("SyncCtx"):
+            raise UsageError(
+                f"@{self.kind} {self.name!r} is async and asks for SyncCtx; ask for Ctx, or write a plain `def`."
+            )
+        if not self.is_async and asked.split(".")[-1] == "Ctx":
+            raise UsageError(
+                f"@{self.kind} {self.name!r} is a plain `def` and asks for Ctx; ask for SyncCtx, or write `async def`."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action(Definition, Generic[P, R]):
+    """A named business operation. It runs in one transaction, which it shares with the action that calls it."""
+
+    parameters: Parameters = field(init=False, repr=False)
+    kind = "action"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "parameters", Parameters.from_function(self.function))
+
+    def __call__(self, ctx: Caller, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Run inside the caller's transaction, under a savepoint: a failure that is caught takes back all it did."""
+        return ctx.call(self, *args, **kwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker(Definition, Generic[T]):
+    """The handler of a queue's jobs."""
+
+    queue: Queue[T]
+    retry: Retry
+    timeout: timedelta | None
+    concurrency: int | None
+    transaction: bool
+    kind = "worker"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subscription(Definition, Generic[T]):
+    """A durable interest in an event, and what is done about each one."""
+
+    event: Event[T]
+    retry: Retry
+    timeout: timedelta | None
+    concurrency: int | None
+    transaction: bool
+    kind = "subscription"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cron(Definition):
+    """A schedule, and what is done at each of its occurrences."""
+
+    cadence: Cadence
+    misfire: Misfire
+    retry: Retry
+    timeout: timedelta | None
+    transaction: bool
+    kind = "cron"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Definition, Generic[P, R]):
+    """A function whose result a workflow remembers: run until it succeeds once, then never again for that run."""
+
+    retry: Retry
+    timeout: timedelta | None
+    parameters: Parameters = field(init=False, repr=False)
+    kind = "step"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "parameters", Parameters.from_function(self.function))
+
+    def __call__(self, wf: StepRunner, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """In a workflow: the remembered result, or run and remember. With a ctx: run as a part of its transaction."""
+        return wf.run_step(self, args, kwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workflow(Definition, Generic[T, R]):
+    """A durable function. Runs are pinned to the version they started with."""
+
+    version: int
+    concurrency: int
+    parameters: Parameters = field(init=False, repr=False)
+    kind = "workflow"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.version, bool) or not 1 <= self.version < 2**31:
+            raise UsageError(f"{self.title}: version must be a whole number from 1, not {self.version!r}.")
+        if not self.is_async:
+            raise UsageError(f"{self.title} must be `async def`: it waits. Put blocking work into steps.")
+        object.__setattr__(self, "parameters", Parameters.from_function(self.function))
+        if len(self.parameters.items) > 1:
+            raise UsageError(
+                f"{self.title} takes {len(self.parameters.items)} values; it may take one. Wrap them in a dataclass."
+            )
+
+    @property
+    def input_codec(self) -> Codec[T]:
+        return self.parameters.items[0].codec if self.parameters.items else codec_for(None)
+
+    @property
+    def return_codec(self) -> Codec[R]:
+        return self.parameters.return_codec

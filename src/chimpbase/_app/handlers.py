@@ -1,0 +1,138 @@
+"""Turns definitions into what the engine can run: a callable for each queue that takes an attempt.
+
+A handler's own transaction, when it opened one, also carries the completion of its job: both commit, or neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from chimpbase._app.backstage import Backstage
+from chimpbase._app.ctx import Ctx
+from chimpbase._app.definitions import Cron, Definition, Subscription, Worker, Workflow
+from chimpbase._app.invoke import invoke
+from chimpbase._app.origin import Job, Origin
+from chimpbase._app.registry import Queued
+from chimpbase._app.wf import Wf
+from chimpbase._core.codec import Codec, codec_for
+from chimpbase._core.occurrence import Occurrence
+from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
+from chimpbase._core.retry import Retry
+from chimpbase._core.values import INTERNAL_QUEUES, QueueId, QueueSpec
+from chimpbase._engine.attempt import Attempt, Handler, Handling, Outcome
+from chimpbase._engine.journal import Journal
+
+#: An activation fails only when the database or the process does; its run's own failures are recorded, not retried.
+_ACTIVATION_RETRY = Retry(max_attempts=20, first=timedelta(seconds=0.2), cap=timedelta(seconds=30))
+_OCCURRENCE: Codec[Occurrence] = codec_for(Occurrence)
+
+
+def queue_spec(definition: Queued) -> QueueSpec:
+    """The queue behind a definition."""
+    match definition:
+        case Worker():
+            return QueueSpec(name=definition.queue.name, kind="job", max_attempts=definition.retry.max_attempts)
+        case Subscription():
+            name = INTERNAL_QUEUES["delivery"] + definition.name
+            return QueueSpec(name=name, kind="delivery", max_attempts=definition.retry.max_attempts)
+        case Cron():
+            name = INTERNAL_QUEUES["occurrence"] + definition.name
+            return QueueSpec(name=name, kind="occurrence", max_attempts=definition.retry.max_attempts)
+        case Workflow():
+            name = f"{INTERNAL_QUEUES['activation']}{definition.name}@{definition.version}"
+            return QueueSpec(name=name, kind="activation", max_attempts=_ACTIVATION_RETRY.max_attempts)
+
+
+def handling(backstage: Backstage, definition: Queued, queue: QueueId, *, concurrency: int) -> Handling:
+    """How this process works the queue of a definition."""
+    spec = queue_spec(definition)
+    match definition:
+        case Worker(queue=token):
+            run = _handler(
+                backstage, definition, token.codec, f"payload of queue {token.name!r}", definition.transaction
+            )
+        case Subscription(event=token):
+            run = _handler(
+                backstage, definition, token.codec, f"payload of event {token.name!r}", definition.transaction
+            )
+        case Cron():
+            run = _handler(
+                backstage, definition, _OCCURRENCE, f"occurrence of {definition.name!r}", definition.transaction
+            )
+        case Workflow():
+            run = _activation(backstage, definition)
+            return Handling(
+                queue=queue,
+                name=spec.name,
+                kind=spec.kind,
+                run=run,
+                slots=definition.concurrency,
+                retry=_ACTIVATION_RETRY,
+            )
+    slots = concurrency if isinstance(definition, Cron) else definition.concurrency or concurrency
+    return Handling(
+        queue=queue,
+        name=spec.name,
+        kind=spec.kind,
+        run=run,
+        slots=slots,
+        retry=definition.retry,
+        timeout=definition.timeout,
+    )
+
+
+def _handler(
+    backstage: Backstage, definition: Definition, codec: Codec[Any], subject: str, transaction: bool
+) -> Handler:
+    async def run(attempt: Attempt) -> Outcome:
+        payload = codec.decode(attempt.job.payload, subject=subject)
+        origin = _origin(backstage, definition, attempt)
+        async with backstage.open_unit(origin.title, transaction=transaction) as unit:
+            try:
+                outcome = _outcome(
+                    await invoke(backstage, definition, Ctx(backstage, unit.root, origin), (payload,), {})
+                )
+                await unit.commit(lambda connection: attempt.settle(connection, outcome))
+            finally:
+                attempt.settled = unit.committed
+        return outcome
+
+    return run
+
+
+def _activation(backstage: Backstage, definition: Workflow[Any, Any]) -> Handler:
+    async def run(attempt: Attempt) -> Outcome:
+        origin = _origin(backstage, definition, attempt)
+
+        async def body(journal: Journal) -> str:
+            wf = Wf(backstage, journal, origin)
+            given = definition.input_codec.decode(journal.run.input, subject=f"input of run {journal.run.id!r}")
+            args = (given,) if definition.parameters.items else ()
+            result = await definition.function(wf, *args)
+            return definition.return_codec.encode(result, subject=f"result of run {journal.run.id!r}")
+
+        await backstage.engine.activator.activate(attempt, body)
+        return None
+
+    return run
+
+
+def _origin(backstage: Backstage, definition: Definition, attempt: Attempt) -> Origin:
+    job = attempt.job
+    headers: Mapping[str, Any] = msgspec.json.decode(job.headers) if job.headers else {}
+    return Origin(
+        title=definition.title,
+        name=definition.name,
+        trace=str(headers.get("trace") or backstage.new_trace()),
+        cause=f"job:{job.id}",
+        job=Job(id=job.id, queue=attempt.queue_name, attempt=job.charged, enqueued_at=job.enqueued_at),
+        idempotency_key=f"job:{job.id}",
+    )
+
+
+def _outcome(returned: object) -> Outcome:
+    return returned if isinstance(returned, Snooze | Cancel | DeadLetter) else None

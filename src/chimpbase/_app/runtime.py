@@ -1,0 +1,313 @@
+"""The runtime: one app, running. The composition root, where every room below is built and wired, once.
+
+Start: database, schema, names, engine, edges. Stop: the same, backwards. What was started before an error is stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import secrets
+import time
+import uuid
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from chimpbase._app.backstage import Backstage
+from chimpbase._app.config import read_secrets, read_settings
+from chimpbase._app.ctx import Ctx
+from chimpbase._app.definitions import Action, Cron, Subscription, Workflow
+from chimpbase._app.edges import Edge, EdgeEntry, make_edge
+from chimpbase._app.handlers import handling, queue_spec
+from chimpbase._app.invoke import invoke
+from chimpbase._app.origin import Origin
+from chimpbase._app.registry import Queued, Registry
+from chimpbase._app.schema import bring_up_to_date
+from chimpbase._core.settings import Settings
+from chimpbase._core.values import QueueId, QueueSpec, ScheduleSpec, SubscriptionSpec
+from chimpbase._engine.engine import CHANNEL, Engine, Identity, Pace
+from chimpbase._engine.keepers import ServerKeeper
+from chimpbase._pg.bell import Bell
+from chimpbase._pg.db import Db
+from chimpbase._pg.dsn import effective_dsn, redact
+from chimpbase._pg.embedded import EmbeddedServer
+from chimpbase._pg.listener import Listener
+from chimpbase._store import events, queues, runs, schedules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_log = logging.getLogger("chimpbase.runtime")
+_LANES = 4
+
+#: The engine's own statements are few and all go by index; left to itself the planner once took a table that was empty
+#: when it planned for one that always is, and read it whole for each of a million jobs.
+_PINNED = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off"}
+_HANDLERS = {"idle_in_transaction_session_timeout": "30s"}
+
+
+class Program(Protocol):
+    """The part of an App that a runtime needs."""
+
+    name: str
+    registry: Registry
+    edge_entries: list[EdgeEntry]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """The database in use. `embedded` when it is the private one; `url` has no password in it."""
+
+    url: str
+    dsn: str
+    version: str
+    embedded: bool
+    migrations: tuple[str, ...]
+
+
+class Runtime:
+    """A running app. Made by `App.running`."""
+
+    def __init__(self, app: Program, *, overrides: Mapping[str, Any], workers: bool, http: bool, project: Path) -> None:
+        self.app = app
+        self.project = project
+        self.workers, self.http = workers, http
+        self.settings: Settings = read_settings(overrides, environ=os.environ, project=project)
+        self.edges: dict[str, Edge] = {}
+        self.started_in = timedelta(0)
+        self._random = random.Random()
+        self._rooms = AsyncExitStack()
+        self._database: Database | None = None
+        self._backstage: Backstage | None = None
+        self._db: Db | None = None
+
+    async def start(self) -> None:
+        """Build and start everything, in order."""
+        began = time.monotonic()
+        try:
+            await self._start()
+        except BaseException:
+            await self._rooms.aclose()
+            raise
+        self.started_in = timedelta(seconds=time.monotonic() - began)
+
+    async def stop(self) -> None:
+        """Stop everything, in the reverse order. Idempotent."""
+        await self._rooms.aclose()
+
+    # What edges and the app ask
+
+    @property
+    def database(self) -> Database:
+        assert self._database is not None  # a runtime is only handed out once it has started
+        return self._database
+
+    @property
+    def address(self) -> str | None:
+        """Where HTTP is served, such as `http://127.0.0.1:8000`; None when it is not."""
+        edge = self.edges.get("http")
+        return edge.address if edge else None
+
+    async def call(self, action: Action[..., Any] | str, *args: Any, trace: str | None = None, **kwargs: Any) -> Any:
+        """Run an action in a transaction of its own. See `App.call`."""
+        backstage = self._stage()
+        definition = backstage.registry.action(action) if isinstance(action, str) else action
+        origin = Origin(
+            title=definition.title,
+            name=definition.name,
+            trace=trace or backstage.new_trace(),
+            cause=f"action:{definition.name}",
+        )
+        async with backstage.unit(origin.title) as unit:
+            return await invoke(backstage, definition, Ctx(backstage, unit.root, origin), args, kwargs)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[Ctx]:
+        """A ctx in a transaction of its own. See `App.transaction`."""
+        backstage = self._stage()
+        name = f"transaction of {self.app.name}"
+        origin = Origin(title=name, name=self.app.name, trace=backstage.new_trace(), cause=f"app:{self.app.name}")
+        async with backstage.unit(name) as unit:
+            yield Ctx(backstage, unit.root, origin)
+
+    async def check(self) -> None:
+        """Whether the database answers and its schema is the one this code needs.
+
+        Raises:
+            DatabaseError: it does not.
+        """
+        assert self._db is not None
+        await bring_up_to_date(self._db, project=self.project, settings=self.settings, random=self._random, apply=False)
+
+    # Starting
+
+    async def _start(self) -> None:
+        dsn, server = await self._find_database()
+        self._db = await self._open(dsn, size=self.settings.pool_size, role="app", session=_HANDLERS, json=True)
+        applied = await bring_up_to_date(
+            self._db, project=self.project, settings=self.settings, random=self._random, apply=True
+        )
+        number = self._db.server_version
+        self._database = Database(
+            url=redact(dsn),
+            dsn=dsn,
+            version=f"{number // 10000}.{number % 10000}",
+            embedded=server is not None,
+            migrations=tuple(applied),
+        )
+        engine = await self._build_engine(dsn)
+        self._backstage = self._build_backstage(self._db, engine)
+        definitions = self.app.registry.queued()
+        ids = await self._declare(self._db, definitions)
+        self._backstage.learn_queues(ids)
+        if self.workers:
+            concurrency = self.settings.concurrency
+            handlings = [
+                handling(self._backstage, one, ids[queue_spec(one).name], concurrency=concurrency)
+                for one in definitions
+            ]
+            self._rooms.push_async_callback(engine.stop)
+            await engine.start(handlings)
+        for forgotten in self.app.registry.forgotten():
+            _log.warning("%s is defined but not registered; add it to App(register=[...])", forgotten.title)
+        if self.http:
+            await self._start_edge("http")
+
+    async def _find_database(self) -> tuple[str, EmbeddedServer | None]:
+        dsn = effective_dsn(self.settings.database_url, environ=os.environ)
+        if dsn is not None:
+            return dsn, None
+        binaries = Path(self.settings.postgres_bin) if self.settings.postgres_bin else None
+        server = await EmbeddedServer.start(
+            self.project / self.settings.data_directory, binaries=binaries, environ=os.environ
+        )
+        self._rooms.push_async_callback(server.stop)
+        keeper = ServerKeeper(server.ensure, random=self._random.random)
+        self._rooms.push_async_callback(keeper.stop)
+        keeper.start()
+        return server.dsn, server
+
+    async def _open(self, dsn: str, *, size: int, role: str, session: Mapping[str, str], json: bool = False) -> Db:
+        db = await Db.open(
+            dsn,
+            size=size,
+            budget=self.settings.statement_budget,
+            session=session,
+            application_name=f"chimpbase {self.app.name} {role}",
+            json=json,
+            random=random.Random(),
+        )
+        self._rooms.push_async_callback(db.close, grace=timedelta(seconds=1))
+        return db
+
+    async def _build_engine(self, dsn: str) -> Engine:
+        settings = self.settings
+        lanes = await self._open(dsn, size=_LANES, role="engine", session=_PINNED)
+        notify = settings.notify and not lanes.pooled
+        bell = Bell(lanes, CHANNEL) if notify else None
+        if bell is not None:
+            self._rooms.push_async_callback(bell.close)
+
+        def listen(hear: Callable[[str], None], gap: Callable[[], None]) -> Listener:
+            return Listener(lanes.connector, CHANNEL, on_notify=hear, on_gap=gap, random=random.Random())
+
+        async def open_heart() -> Db:
+            return await Db.open(
+                dsn,
+                size=1,
+                budget=settings.lease / 3,
+                connect_timeout=settings.lease / 3,
+                checkout_timeout=settings.lease / 3,
+                session=_PINNED,
+                application_name=f"chimpbase {self.app.name} heart",
+                random=random.Random(),
+            )
+
+        return Engine(
+            lanes,
+            identity=Identity(app=self.app.name, pid=os.getpid(), version=_version()),
+            pace=Pace(lease=settings.lease, poll=settings.poll, grace=settings.grace),
+            open_heart_db=open_heart,
+            make_listener=listen if notify else None,
+            bell=bell,
+            random=self._random.random,
+        )
+
+    def _build_backstage(self, db: Db, engine: Engine) -> Backstage:
+        threads = ThreadPoolExecutor(max_workers=self.settings.threads, thread_name_prefix="chimpbase")
+        self._rooms.callback(threads.shutdown, wait=False, cancel_futures=True)
+        return Backstage(
+            db=db,
+            engine=engine,
+            registry=self.app.registry,
+            secrets=read_secrets(self.settings, environ=os.environ, project=self.project),
+            threads=threads,
+            new_id=lambda: str(uuid.uuid4()),
+            new_trace=lambda: secrets.token_hex(16),
+        )
+
+    async def _declare(self, db: Db, definitions: Sequence[Queued]) -> dict[str, QueueId]:
+        """Make the names of this app known to the database; the numbers it gave to the queues."""
+        specs = {spec.name: spec for spec in map(queue_spec, definitions)}
+        for name in self.app.registry.queues:
+            specs.setdefault(name, QueueSpec(name=name, kind="job", max_attempts=None))
+        async with db.acquire() as connection:
+            if specs:
+                await queues.register(connection, list(specs.values()))
+            ids = {name: id for name, (id, _) in (await queues.list_all(connection)).items()}
+            subscriptions = [
+                SubscriptionSpec(name=one.name, topic=one.event.name, queue=ids[queue_spec(one).name])
+                for one in definitions
+                if isinstance(one, Subscription)
+            ]
+            if subscriptions:
+                await events.subscribe(connection, subscriptions)
+            crons = [one for one in definitions if isinstance(one, Cron)]
+            if crons:
+                now = await schedules.clock(connection)
+                await schedules.register(
+                    connection, [_schedule(one, ids[queue_spec(one).name], now=now) for one in crons]
+                )
+            flows = [
+                (one.name, one.version, ids[queue_spec(one).name]) for one in definitions if isinstance(one, Workflow)
+            ]
+            if flows:
+                await runs.register(connection, flows)
+        return ids
+
+    async def _start_edge(self, name: str) -> None:
+        entries = [entry for entry in self.app.edge_entries if entry.__chimpbase_edge__ == name]
+        edge = make_edge(name, self, entries)
+        self._rooms.push_async_callback(edge.stop)
+        await edge.start()
+        self.edges[name] = edge
+
+    def _stage(self) -> Backstage:
+        assert self._backstage is not None  # a runtime is only handed out once it has started
+        return self._backstage
+
+
+def _schedule(cron: Cron, queue: QueueId, *, now: Any) -> ScheduleSpec:
+    cadence = cron.cadence
+    return ScheduleSpec(
+        name=cron.name,
+        expression=cadence.expression,
+        tz=cadence.tz,
+        misfire=cron.misfire,
+        queue=queue,
+        next_at=cadence.next_after(now),
+    )
+
+
+def _version() -> str:
+    try:
+        return version("chimpbase")
+    except PackageNotFoundError:
+        return "0"

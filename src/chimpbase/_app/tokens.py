@@ -1,0 +1,73 @@
+"""Tokens: a durable name and the type of what travels under it.
+
+A token lets a producer name a queue, event or signal without importing who handles it. Tokens are invariant in their
+payload type, so a wrong payload is a type error where it is sent.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+from chimpbase._core.codec import Codec, codec_for
+from chimpbase._core.errors import UsageError
+from chimpbase._core.names import check_name
+from chimpbase._core.values import INTERNAL_QUEUES
+
+T = TypeVar("T")
+
+
+class Token(Generic[T]):
+    """A name and a payload type. Equal names of one kind are the same thing in the database."""
+
+    kind = "token"
+
+    def __init__(self, name: str, type: type[T] | Any = Any) -> None:
+        self.name = check_name(self.kind, name)
+        self.type = type
+        self.codec: Codec[T] = codec_for(type)
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.name!r}, {getattr(self.type, '__name__', self.type)})"
+
+
+class Queue(Token[T]):
+    """Where jobs of one kind wait. The name is the durable identity of the jobs; one worker handles them.
+
+    Example:
+        >>> ships = Queue("order.ship", dict)
+        >>> ships.name
+        'order.ship'
+    """
+
+    kind = "queue"
+
+    def __init__(self, name: str, type: type[T] | Any = Any) -> None:
+        super().__init__(name, type)
+        if prefix := next((prefix for prefix in INTERNAL_QUEUES.values() if name.startswith(prefix)), None):
+            raise UsageError(
+                f"Queue names beginning with {prefix!r} belong to the runtime; {name!r} needs another name."
+            )
+
+
+class Event(Token[T]):
+    """A fact that is published under a topic; every subscription of that topic is owed each one.
+
+    Example:
+        >>> placed = Event("order.placed", dict)
+        >>> placed.name
+        'order.placed'
+    """
+
+    kind = "event"
+
+
+class Signal(Token[T]):
+    """A message to one workflow run, kept until the run waits for it.
+
+    Example:
+        >>> paid = Signal("payment", dict)
+        >>> paid.name
+        'payment'
+    """
+
+    kind = "signal"

@@ -1,0 +1,219 @@
+"""The unit of work: one transaction, opened the first time something touches the database.
+
+A unit is a stack of frames. The root frame is the handler; each action called inside gets a frame of its own, which
+is a savepoint once it touches the database. A frame runs alone: while an inner one is open the outer one waits, so
+concurrent calls inside one handler take turns and savepoints always nest.
+
+Invariant: what a frame asked to happen after the commit happens only if the frame ended well and the root committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+
+from chimpbase._core.errors import DatabaseError, QueryError, UsageError
+from chimpbase._pg.connection import Connection
+from chimpbase._pg.db import Db
+
+_log = logging.getLogger("chimpbase.transaction")
+_innermost: ContextVar[Frame | None] = ContextVar("chimpbase_frame", default=None)
+_IDLE_WARNING_S = 5.0
+
+AfterCommit = Callable[[], "Awaitable[None] | None"]
+
+
+class Unit:
+    """One transaction of one handler, called `title` in messages; without `transaction` each statement commits."""
+
+    def __init__(self, db: Db, *, title: str, transaction: bool = True) -> None:
+        self._db, self.title, self._transactional = db, title, transaction
+        self._connection: Connection | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._ended = False
+        self.committed = False
+        self.root = Frame(self, parent=None)
+
+    @property
+    def transactional(self) -> bool:
+        """Whether all of it is one transaction."""
+        return self._transactional
+
+    @property
+    def opened(self) -> bool:
+        """Whether a transaction is open."""
+        return self._connection is not None
+
+    @asynccontextmanager
+    async def connection(self, frame: Frame) -> AsyncGenerator[Connection]:
+        """The connection to run a frame's statement on, inside the transaction and every savepoint it needs."""
+        if self._ended:
+            raise UsageError(f"The ctx of {self.title} has ended; nothing can be done with it any more.")
+        if not self._transactional:
+            async with self._db.acquire() as connection:
+                yield connection
+            return
+        connection = await self._open(frame)
+        self._watch_idle(None)
+        try:
+            yield connection
+        finally:
+            self._watch_idle(connection)
+        if connection.transaction_status() == "idle":
+            self._ended = True
+            raise UsageError(
+                f"{self.title} ended its transaction with a statement of its own. The transaction belongs to ctx: "
+                "return to commit it, raise to roll it back."
+            )
+
+    async def commit(self, before: Callable[[Connection], Awaitable[None]] | None = None) -> None:
+        """Commit, with `before` as the last thing inside the transaction; nothing to do when none was opened.
+
+        Raises:
+            OutcomeUnknown: the connection died during COMMIT.
+            QueryError: an earlier statement failed and its error was caught; nothing was committed.
+        """
+        connection = self._connection
+        self._watch_idle(None)
+        if connection is None:
+            self._ended = True
+        else:
+            try:
+                if connection.transaction_status() == "failed":
+                    raise QueryError(
+                        f"{self.title} caught a database error and went on, but PostgreSQL had ended its transaction. "
+                        "Let the error through, or put what may fail into `async with ctx.savepoint()`.",
+                        sqlstate="25P02",
+                    )
+                if before is not None:
+                    await before(connection)
+                self._ended = True
+                await connection.commit()
+                self.committed = True
+            except BaseException:
+                await self.rollback()
+                raise
+            self._connection = None
+            await self._db.give_back(connection)
+        await self._after(self.root.after_commit)
+
+    async def rollback(self) -> None:
+        """Take everything back. Safe at any time, and more than once."""
+        self._ended = True
+        self._watch_idle(None)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            # give_back rolls back whatever is open, or drops the connection when it cannot
+            await asyncio.shield(self._db.give_back(connection))
+
+    async def after_statement(self, frame: Frame) -> None:
+        """In plain mode what should follow a commit follows each statement."""
+        if not self._transactional:
+            callbacks, frame.after_commit = frame.after_commit, []
+            await self._after(callbacks)
+
+    async def _open(self, frame: Frame) -> Connection:
+        if self._connection is None:
+            self._connection = await self._db.begin()
+        for one in frame.lineage():
+            if one.parent is not None and not one.saved:
+                await self._connection.savepoint(one.savepoint)
+                one.saved = True
+        return self._connection
+
+    async def _after(self, callbacks: list[AfterCommit]) -> None:
+        for callback in callbacks:
+            try:
+                pending = callback()
+                if pending is not None:
+                    await pending
+            except Exception as error:  # noqa: BLE001 - the work is committed; a follow-up cannot undo it
+                _log.error("on_commit of %s failed", self.title, exc_info=error)
+
+    def _watch_idle(self, connection: Connection | None) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if connection is not None:
+            self._idle = asyncio.get_running_loop().call_later(_IDLE_WARNING_S, self._warn_idle)
+
+    def _warn_idle(self) -> None:
+        _log.warning(
+            "%s has held its transaction open and idle for %g s: do outside calls before the first statement, in a "
+            "step, or with transaction=False",
+            self.title,
+            _IDLE_WARNING_S,
+        )
+
+
+class Frame:
+    """One level of a unit: the handler, or an action called inside it."""
+
+    def __init__(self, unit: Unit, *, parent: Frame | None) -> None:
+        self.unit, self.parent = unit, parent
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        self.saved = False
+        self.after_commit: list[AfterCommit] = []
+        self._turn = asyncio.Lock()
+
+    @property
+    def savepoint(self) -> str:
+        return f"chimpbase_{self.depth}"
+
+    def lineage(self) -> list[Frame]:
+        """From the root to this frame."""
+        return [*(self.parent.lineage() if self.parent else ()), self]
+
+    @asynccontextmanager
+    async def statement(self) -> AsyncGenerator[Connection]:
+        """Take this frame's turn and run a statement on the unit's connection."""
+        self._check_turn()
+        async with self._turn, self.unit.connection(self) as connection:
+            yield connection
+        await self.unit.after_statement(self)
+
+    @asynccontextmanager
+    async def nested(self) -> AsyncGenerator[Frame]:
+        """An inner frame: left normally its work joins this one's, left by an error it is taken back."""
+        self._check_turn()
+        async with self._turn:
+            inner = Frame(self.unit, parent=self)
+            token = _innermost.set(inner)
+            try:
+                yield inner
+            except BaseException:
+                await inner._take_back()
+                raise
+            else:
+                await inner._join()
+            finally:
+                _innermost.reset(token)
+
+    async def _join(self) -> None:
+        if self.saved:
+            async with self.unit.connection(self) as connection:
+                await connection.release(self.savepoint)
+        assert self.parent is not None
+        self.parent.after_commit += self.after_commit
+
+    async def _take_back(self) -> None:
+        if not self.saved or not self.unit.opened:
+            return
+        try:
+            async with self.unit.connection(self) as connection:
+                await connection.rollback_to(self.savepoint)
+                await connection.release(self.savepoint)
+        except (DatabaseError, UsageError):
+            # the transaction is lost with its connection: the error on its way out is the one to see
+            await self.unit.rollback()
+
+    def _check_turn(self) -> None:
+        inner = _innermost.get()
+        if inner is not None and inner is not self and inner.unit is self.unit and self in inner.lineage():
+            raise UsageError(
+                f"{self.unit.title}: an action called from it used the caller's ctx, which waits for that action. Use "
+                "the ctx that the action was given."
+            )
