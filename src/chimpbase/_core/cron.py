@@ -2,7 +2,7 @@
 
 Invariant: an occurrence is an aware UTC datetime on a whole second, the same in every process, and `next_after(t) > t`.
 Absent on purpose: the clock (callers bring the database's), rows, and jitter, which moves a job and never an
-occurrence.
+occurrence. The zone database is read through zoneinfo, the only file this room ever touches.
 
 Daylight saving follows Debian's cron. An expression whose time fields are all fixed ("30 2 * * *") means a wall-clock
 time: in a gap it runs once, right after the gap; in an overlap once, in the first pass. One with a star among them
