@@ -25,7 +25,7 @@ def test_an_impossible_snooze_is_refused(wrong: Any) -> None:
 
 
 @pytest.mark.parametrize("outcome", [Cancel, DeadLetter])
-def test_a_reason_is_a_sentence_and_can_be_stored(outcome: type[Cancel] | type[DeadLetter]) -> None:
+def test_a_reason_is_a_sentence_and_can_be_stored(outcome: type[Cancel | DeadLetter]) -> None:
     assert outcome("no stock\0").reason == "no stock\ufffd"
     assert len(outcome("x" * 100_000).reason) <= 2048
     wrong: Any

@@ -19,11 +19,11 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from .codec_tree import TOO_DEEP, find_fault, find_unencodable, is_too_deep, parse_json, spell_out_floats
-from .codec_types import Engine, describe_type, engine_for
-from .errors import PayloadError
-from .text import describe_exception as describe_exception
-from .text import scrub as scrub
+from chimpbase._core.codec_tree import TOO_DEEP, find_fault, find_unencodable, is_too_deep, parse_json, spell_out_floats
+from chimpbase._core.codec_types import Engine, describe_type, engine_for
+from chimpbase._core.errors import PayloadError
+from chimpbase._core.text import describe_exception as describe_exception
+from chimpbase._core.text import scrub as scrub
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from uuid import UUID
 import msgspec
 from msgspec import inspect as shapes
 
-from .errors import UsageError
+from chimpbase._core.errors import UsageError
 
 NATIVE_LEAVES = (bytes, bytearray, memoryview, datetime, date, time, timedelta, UUID, Decimal)
 
@@ -175,7 +175,7 @@ def _mentioned(annotation: Any, *, seen: set[object]) -> Iterator[Any]:
     inner: list[Any] = [*get_args(annotation), *getattr(annotation, "__metadata__", ())]
     for indirection in ("__value__", "__supertype__"):  # `type X = ...` and NewType
         if not isinstance(annotation, type) and hasattr(annotation, indirection):
-            inner.append(getattr(annotation, indirection))
+            inner += [getattr(annotation, indirection)]
     cls = get_origin(annotation) or annotation
     # once per class: a recursive generic class names itself through a new alias object each time
     if isinstance(cls, type) and _has_fields(cls) and (cls, "fields") not in seen:

@@ -24,10 +24,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from cronsim import CronSim, CronSimError
 
-from .cron_calendar import Calendar
-from .durations import format_duration, parse_duration, seconds
-from .errors import UsageError
-from .values import Misfire
+from chimpbase._core.cron_calendar import Calendar
+from chimpbase._core.durations import format_duration, parse_duration, seconds
+from chimpbase._core.errors import UsageError
+from chimpbase._core.values import Misfire
 
 GRACE = timedelta(seconds=60)
 MAX_EXPRESSION_LENGTH = 256

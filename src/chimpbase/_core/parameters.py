@@ -17,9 +17,9 @@ from typing import Any, Literal, cast, get_type_hints
 
 import msgspec
 
-from .codec import DEFAULT_LIMIT_BYTES, Codec, codec_for
-from .codec_types import describe_type
-from .errors import PayloadError, UsageError
+from chimpbase._core.codec import DEFAULT_LIMIT_BYTES, Codec, codec_for
+from chimpbase._core.codec_types import describe_type
+from chimpbase._core.errors import PayloadError, UsageError
 
 REQUIRED = inspect.Parameter.empty
 Extra = Literal["ignore", "refuse"]

@@ -42,13 +42,16 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedJob:
-    """A job leased to this process. (`id`, `attempt`) with the process is the fence of every later write."""
+    """A job leased to this process. (`id`, `attempt`) with the process is the fence of every later write.
+
+    A `suspect` is one crash of its process away from the dead letters.
+    """
 
     id: JobId
     queue: QueueId
     attempt: int
     uncharged: int
-    crashes: int
+    suspect: bool
     max_attempts: int | None
     enqueued_at: datetime
     payload: str
