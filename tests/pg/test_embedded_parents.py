@@ -6,16 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -23,6 +20,7 @@ import pytest
 import chimpbase._pg.embedded
 from chimpbase._pg.embedded import EmbeddedServer
 from chimpbase._pg.embedded_postmaster import read_postmaster
+from tests.pg.embedded_project import ask, project_directory
 from tests.waiting import until
 
 pytestmark = [
@@ -72,12 +70,9 @@ class Parent:
 
 @pytest.fixture
 async def project(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="chimpbase-test-")).resolve()
-    directory.chmod(0o755)
-    monkeypatch.setenv("TMPDIR", str(directory))
-    yield directory
-    await until(lambda: not _postmasters(directory))
-    shutil.rmtree(directory)
+    with project_directory(monkeypatch) as directory:
+        yield directory
+        await until(lambda: not _postmasters(directory))
 
 
 @asynccontextmanager
@@ -99,14 +94,6 @@ async def _parent(data: Path) -> AsyncGenerator[Parent]:
         await process.communicate()
 
 
-async def _ask(dsn: str, statement: str) -> Any:
-    connection = await asyncpg.connect(dsn)
-    try:
-        return await connection.fetchval(statement)
-    finally:
-        await connection.close()
-
-
 def _postmasters(data: Path) -> list[int]:
     """Every process that was started as a server of `data`, or of something below it, and is no zombie."""
     found: list[int] = []
@@ -124,7 +111,7 @@ async def test_a_killed_parent_takes_its_server_along_and_leaves_the_data_whole(
     data = project / "pg"
     async with _parent(data) as parent:
         _, dsn = await parent.answer()
-        await _ask(dsn, "create table kept as select 42 as answer")
+        await ask(dsn, "create table kept as select 42 as answer")
         open_work = await asyncpg.connect(dsn)
         await open_work.execute("begin; update kept set answer = 0")
         await parent.kill()
@@ -132,18 +119,18 @@ async def test_a_killed_parent_takes_its_server_along_and_leaves_the_data_whole(
         open_work.terminate()
     async with await EmbeddedServer.start(data) as server:
         assert server.owned
-        assert await _ask(server.dsn, "select answer from kept") == 42
+        assert await ask(server, "select answer from kept") == 42
 
 
 async def test_parent_and_server_killed_together_recover_every_commit(project: Path) -> None:
     data = project / "pg"
     async with _parent(data) as parent:
         _, dsn = await parent.answer()
-        await _ask(dsn, "create table kept as select n from generate_series(1, 10000) n")
+        await ask(dsn, "create table kept as select n from generate_series(1, 10000) n")
         os.kill(_postmasters(data)[0], signal.SIGKILL)
         await parent.kill()
     async with await EmbeddedServer.start(data) as server:
-        assert await _ask(server.dsn, "select count(*) from kept") == 10_000
+        assert await ask(server, "select count(*) from kept") == 10_000
         assert "not properly shut down" in server.log_file.read_text()
 
 
@@ -170,7 +157,7 @@ async def test_many_parents_at_once_get_one_server(project: Path) -> None:
     async with _parent(data) as a, _parent(data) as b, _parent(data) as c, _parent(data) as d:
         answers = await asyncio.gather(*(parent.answer() for parent in (a, b, c, d)))
         assert sorted(word for word, _ in answers) == ["guest", "guest", "guest", "owner"]
-        assert await asyncio.gather(*(_ask(dsn, "select 1") for _, dsn in answers)) == [1, 1, 1, 1]
+        assert await asyncio.gather(*(ask(dsn, "select 1") for _, dsn in answers)) == [1, 1, 1, 1]
         assert len(_postmasters(data)) == 1
         assert not list(data.parent.glob(".pg.unfinished-*"))
 
@@ -182,11 +169,11 @@ async def test_a_guest_takes_over_when_the_owner_is_killed(project: Path) -> Non
         async with _parent(data) as guest:
             word, dsn = await guest.answer()
             assert word == "guest"
-            await _ask(dsn, "create table kept as select 42 as answer")
+            await ask(dsn, "create table kept as select 42 as answer")
             await owner.kill()
             word, dsn = await guest.order("ensure")
             assert word == "owner"
-            assert await _ask(dsn, "select answer from kept") == 42
+            assert await ask(dsn, "select answer from kept") == 42
             assert len(_postmasters(data)) == 1
 
 
@@ -199,7 +186,7 @@ async def test_of_many_guests_one_takes_over_and_the_rest_follow(project: Path) 
             assert await owner.order("stop") == ["stopped"]
             answers = await asyncio.gather(*(guest.order("ensure") for guest in (a, b, c)))
             assert sorted(word for word, _ in answers) == ["guest", "guest", "owner"]
-            assert await asyncio.gather(*(_ask(dsn, "select 1") for _, dsn in answers)) == [1, 1, 1]
+            assert await asyncio.gather(*(ask(dsn, "select 1") for _, dsn in answers)) == [1, 1, 1]
             assert len(_postmasters(data)) == 1
 
 
@@ -210,7 +197,7 @@ async def test_a_guest_that_stops_leaves_the_server_to_its_owner(project: Path) 
         async with _parent(data) as guest:
             await guest.answer()
             assert await guest.order("stop") == ["stopped"]
-        assert await _ask(dsn, "select 1") == 1
+        assert await ask(dsn, "select 1") == 1
         assert await owner.order("stop") == ["stopped"]
         assert not _postmasters(data)
 
@@ -225,24 +212,24 @@ async def test_a_parent_killed_while_it_makes_the_data_leaves_nothing_that_confu
         await parent.kill()
     async with await EmbeddedServer.start(data) as server:
         assert server.owned
-        assert await _ask(server.dsn, "select current_database()") == "chimpbase"
+        assert await ask(server, "select current_database()") == "chimpbase"
     assert {path.name for path in project.iterdir()} == {"pg", "pg.lock", "pg.log"}
 
 
 async def test_killing_parents_over_and_over_never_loses_a_commit_or_doubles_a_server(project: Path) -> None:
     data, rounds = project / "pg", 6
     async with await EmbeddedServer.start(data) as server:
-        await _ask(server.dsn, "create table kept (n int)")
+        await ask(server, "create table kept (n int)")
     for n in range(rounds):
         async with _parent(data) as first, _parent(data) as second:
             answers = await asyncio.gather(first.answer(), second.answer())
-            await _ask(answers[n % 2][1], f"insert into kept values ({n}) returning n")
+            await ask(answers[n % 2][1], f"insert into kept values ({n}) returning n")
             assert len(_postmasters(data)) == 1
             owner = first if answers[0][0] == "owner" else second
             survivor = second if owner is first else first
             await owner.kill()
             word, dsn = await survivor.order("ensure")
             assert word == "owner"
-            assert await _ask(dsn, "select count(*) from kept") == n + 1
+            assert await ask(dsn, "select count(*) from kept") == n + 1
             await survivor.kill()
     await until(lambda: read_postmaster(data) is None)

@@ -8,14 +8,19 @@ back full, so idle queues cost nothing.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from chimpbase._core.errors import DatabaseError
 from chimpbase._core.values import ClaimedJob, JobId, ProcessId, QueueId
 from chimpbase._engine.attempt import Handling
 from chimpbase._engine.executor import Executor
 from chimpbase._engine.service import Service
 from chimpbase._pg.db import Db
-from chimpbase._store import jobs
+from chimpbase._store import jobs, processes
+
+
+_CANCEL_S = 1.5
 
 
 class Lane:
@@ -24,7 +29,8 @@ class Lane:
     def __init__(self, handling: Handling) -> None:
         self.handling = handling
         self.hot = True
-        self.running: dict[JobId, asyncio.Task[None]] = {}
+        # by attempt too: while an attempt that lost its lease unwinds, its job may be claimed again
+        self.running: dict[tuple[JobId, int], asyncio.Task[None]] = {}
 
     @property
     def free(self) -> int:
@@ -33,7 +39,11 @@ class Lane:
 
 
 class Claimer(Service):
-    """Keeps slots busy. Nothing is claimed that has no slot to run in at once."""
+    """Keeps slots busy. Nothing is claimed that has no slot to run in at once.
+
+    A claim whose answer was lost may have leased jobs that nobody here knows of, and this process lives on. So after a
+    failed claim, and `doubt_s` later, what it holds is compared with what it runs, and the rest given back.
+    """
 
     def __init__(
         self,
@@ -42,14 +52,18 @@ class Claimer(Service):
         handlings: Iterable[Handling],
         *,
         process: Callable[[], ProcessId],
+        doubt_s: float,
         random: Callable[[], float],
     ) -> None:
         super().__init__(random=random)
         self._db = db
         self._executor = executor
         self._process = process
+        self._doubt_s = doubt_s
+        self._looks: list[float] = []
         self._lanes = {handling.queue: Lane(handling) for handling in handlings}
         self._open = True
+        self._suspect: asyncio.Task[None] | None = None
 
     @property
     def queues(self) -> Sequence[QueueId]:
@@ -76,6 +90,7 @@ class Claimer(Service):
     async def tick(self) -> float | None:
         if not self._open:
             return None
+        await self._look_for_strays()
         asked = [lane for lane in self._lanes.values() if lane.hot and lane.free > 0]
         if not asked:
             return None
@@ -86,17 +101,22 @@ class Claimer(Service):
         process = self._process()
         try:
             async with self._db.acquire() as connection:
-                claimed = await jobs.claim(connection, process=process, demands=demands)
-        except BaseException:
+                claimed = await jobs.claim(
+                    connection, process=process, demands=demands, suspects=self._suspect is None
+                )
+        except BaseException as error:
             for lane in asked:
                 lane.hot = True
+            if isinstance(error, DatabaseError):
+                self._doubt(first_look_s=0)
             raise
         for job in claimed:
             self._begin(self._lanes[job.queue], job, process)
-        for lane in asked:
-            # a full answer suggests more; the next free slot will ask
-            lane.hot = lane.hot or lane.free <= 0
-        return None
+        found = Counter(job.queue for job in claimed)
+        for lane, (queue, demand) in zip(asked, demands, strict=True):
+            # a full answer suggests more, also when other slots fell free while it was on its way
+            lane.hot = lane.hot or found[queue] >= demand or any(job.suspect for job in claimed)
+        return 0 if any(lane.hot and lane.free > 0 for lane in asked) else None
 
     def close(self) -> None:
         """Claim no more."""
@@ -118,19 +138,45 @@ class Claimer(Service):
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=5)
+            await asyncio.wait(tasks, timeout=_CANCEL_S)
+
+    def _doubt(self, *, first_look_s: float) -> None:
+        # and again: the server may have the lost claim still before it, in a socket that it has not read
+        now = asyncio.get_running_loop().time()
+        self._looks = [now + first_look_s, now + self._doubt_s]
+
+    async def _look_for_strays(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._looks and now >= self._looks[0]:
+            process, running = self._process(), [key for lane in self._lanes.values() for key in lane.running]
+            async with self._db.transaction() as connection:
+                await processes.hold(connection, process=process)
+                strays = await jobs.give_back_strays(connection, process=process, running=running)
+            self._looks = [look for look in self._looks if look > now]
+            if strays:
+                self._log.warning("gave back %d jobs that this process held and did not run", len(strays))
+                self.ready(self._lanes)
+        if self._looks:
+            self.wake_in(self._looks[0] - now)
 
     def _begin(self, lane: Lane, job: ClaimedJob, process: ProcessId) -> None:
         task = asyncio.create_task(
             self._executor.run(lane.handling, job, process=process), name=f"{lane.handling.name}#{job.id}"
         )
-        lane.running[job.id] = task
+        lane.running[job.id, job.attempt] = task
+        if job.suspect:
+            self._suspect = task
         task.add_done_callback(lambda done: self._ended(lane, job, done))
 
     def _ended(self, lane: Lane, job: ClaimedJob, task: asyncio.Task[None]) -> None:
-        lane.running.pop(job.id, None)
-        if lane.hot:
+        lane.running.pop((job.id, job.attempt), None)
+        if task is self._suspect:
+            self._suspect = None
+            self.ready(self._lanes)  # the next one may come
+        elif lane.hot:
             self.wake()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("job %s#%s could not be settled", lane.handling.name, job.id, exc_info=error)
             lane.hot = True
+            self._doubt(first_look_s=self._doubt_s)
+            self.wake_in(self._doubt_s)

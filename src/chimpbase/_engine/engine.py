@@ -123,8 +123,10 @@ class Engine:
         queues = [handling.queue for handling in handlings]
         await self._join(queues)
         executor = Executor(self._finisher, random=self._random, on_later=self.later)
-        self._claimer = Claimer(self._db, executor, handlings, process=self._current, random=self._random)
         poll_s, lease_s = self._pace.poll.total_seconds(), self._pace.lease.total_seconds()
+        self._claimer = Claimer(
+            self._db, executor, handlings, process=self._current, doubt_s=lease_s, random=self._random
+        )
         scheduler = Scheduler(self._db, on_ready=self.ready, random=self._random)
         rescuer = Rescuer(
             self._db,
@@ -145,6 +147,8 @@ class Engine:
             random=self._random,
         )
         pruner = Pruner(self._db, days_ahead=7, every_s=600, random=self._random)
+        # the day's history must be there before any job ends: one that ends while it is attached is refused by it
+        await pruner.tick()
         self._services = [self._promoter, scheduler, rescuer, pruner, self._claimer, lookout]
         for service in self._services:
             service.start()
@@ -191,8 +195,11 @@ class Engine:
         if self._process is None:
             return
         try:
-            async with self._db.acquire() as connection:
-                await processes.remove(connection, processes=[self._process])
+            async with self._db.transaction() as connection:
+                await processes.hold(connection, process=self._process)
+                if not await processes.remove(connection, processes=[self._process]):
+                    # a job could not be given back in time: others take it at once
+                    await processes.expire(connection, gone=[self._process])
         except DatabaseError as error:
             # its lease runs out by itself
             _log.warning("could not say goodbye: %s", error)

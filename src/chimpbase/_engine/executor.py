@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from datetime import timedelta
 
-from chimpbase._core.errors import AttemptTimeout
+from chimpbase._core.errors import AttemptError, AttemptTimeout
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.values import ClaimedJob, ProcessId
 from chimpbase._engine.attempt import Attempt, Handling, Outcome
@@ -35,12 +35,19 @@ class Executor:
         started = asyncio.get_running_loop().time()
         try:
             outcome = await self._handle(handling, attempt)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                # nobody cancelled this attempt: it came out of something that the handler awaited
+                await self._failed(handling, attempt, _contained(error))
+                return
             # shielded: the job must be handed on even while everything around it is being cancelled
             await asyncio.shield(self._interrupted(handling, attempt))
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises is a failed attempt
-            await self._failed(handling, attempt, error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            await self._failed(handling, attempt, error if isinstance(error, Exception) else _contained(error))
         else:
             await self._succeeded(handling, attempt, outcome, asyncio.get_running_loop().time() - started)
 
@@ -115,6 +122,12 @@ class Executor:
     async def _interrupted(self, handling: Handling, attempt: Attempt) -> None:
         if not attempt.settled and await self._finisher.give_back(attempt.job):
             _log.info("%s given back, attempt not charged", _title(handling, attempt.job))
+
+
+def _contained(error: BaseException) -> AttemptError:
+    contained = AttemptError(f"{type(error).__name__} came out of the handler")
+    contained.__cause__ = error
+    return contained
 
 
 def _title(handling: Handling, job: ClaimedJob) -> str:

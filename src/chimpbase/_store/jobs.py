@@ -90,14 +90,17 @@ async def enqueue(connection: Connection, jobs: Sequence[NewJob]) -> list[JobId]
 
 
 async def claim(
-    connection: Connection, *, process: ProcessId, demands: Sequence[tuple[QueueId, int]]
+    connection: Connection, *, process: ProcessId, demands: Sequence[tuple[QueueId, int]], suspects: bool
 ) -> list[ClaimedJob]:
     """Lease ready jobs, at most the demanded number of each queue. Each claim counts as one attempt at once.
 
+    With `suspects` one of those that are a crash away from the dead letters may be among them; else none is.
     Nothing comes back when the process was declared dead: it must take a new id first.
     """
     rows = await connection.fetch(
-        *_SQL.claim.bind(process=process, queues=[queue for queue, _ in demands], demands=[n for _, n in demands])
+        *_SQL.claim.bind(
+            process=process, queues=[queue for queue, _ in demands], demands=[n for _, n in demands], suspects=suspects
+        )
     )
     return [
         ClaimedJob(
@@ -105,13 +108,13 @@ async def claim(
             queue=queue,
             attempt=attempt,
             uncharged=uncharged,
-            crashes=crashes,
+            suspect=suspect,
             max_attempts=max_attempts,
             enqueued_at=enqueued_at,
             payload=payload,
             headers=headers,
         )
-        for id, queue, attempt, uncharged, crashes, max_attempts, enqueued_at, payload, headers in rows
+        for id, queue, attempt, uncharged, suspect, max_attempts, enqueued_at, payload, headers in rows
     ]
 
 
@@ -161,6 +164,19 @@ async def give_back(connection: Connection, *, process: ProcessId, jobs: Sequenc
     """Make jobs ready again without charging the attempt; the ids that were still held."""
     rows = await connection.fetch(
         *_SQL.give_back.bind(process=process, ids=[job.id for job in jobs], attempts=[job.attempt for job in jobs])
+    )
+    return {row[0] for row in rows}
+
+
+async def give_back_strays(
+    connection: Connection, *, process: ProcessId, running: Iterable[tuple[JobId, int]]
+) -> set[JobId]:
+    """Make what this process holds ready again, but for the (id, attempt) in `running`; the ids given back."""
+    mine = list(running)
+    rows = await connection.fetch(
+        *_SQL.give_back_strays.bind(
+            process=process, ids=[id for id, _ in mine], attempts=[attempt for _, attempt in mine]
+        )
     )
     return {row[0] for row in rows}
 
