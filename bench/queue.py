@@ -131,7 +131,7 @@ class Bench:
             seconds = perf_counter() - began
         if len(seen) != self.jobs or len(set(seen)) != self.jobs:
             raise RuntimeError(f"{self.jobs} jobs in, {len(seen)} runs of {len(set(seen))} jobs")
-        wal = await self.value("select pg_wal_lsn_diff(pg_current_wal_lsn(), $1::pg_lsn)::float8", before)
+        wal = await self.value("select pg_wal_lsn_diff(pg_current_wal_lsn(), $1::text::pg_lsn)::float8", before)
         self.report.add("  WAL per job", wal / self.jobs, "bytes")
         return self.jobs / seconds
 

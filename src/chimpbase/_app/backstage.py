@@ -11,16 +11,18 @@ from typing import Any
 
 from chimpbase._app.registry import Registry
 from chimpbase._app.tokens import Queue
-from chimpbase._app.unit import Unit
+from chimpbase._app.unit import Frame, Unit
 from chimpbase._core.errors import NotRegistered
-from chimpbase._core.values import QueueId, QueueSpec
+from chimpbase._core.values import QueueId, QueueSpec, RunStatus
 from chimpbase._engine.engine import Engine
 from chimpbase._pg.db import Db
-from chimpbase._store import queues
+from chimpbase._store import queues, runs
 
 
 class Backstage:
-    """The rooms below, as ctx sees them."""
+    """The rooms below, as ctx sees them. The stage of a running app."""
+
+    is_sync = False
 
     def __init__(
         self,
@@ -60,8 +62,8 @@ class Backstage:
         """Remember what the database calls these queues."""
         self._queue_ids.update(ids)
 
-    async def queue_id(self, queue: Queue[Any]) -> QueueId:
-        """The queue's number in the database. A token that no process has declared yet is declared now.
+    async def queue_id(self, queue: Queue[Any], frame: Frame) -> QueueId:
+        """The queue's number in the database. A token that no process has declared yet is declared now, for good.
 
         Its jobs wait, visibly, for a process that works it.
         """
@@ -75,6 +77,11 @@ class Backstage:
         if queue.name not in self._queue_ids:
             raise NotRegistered("queue", queue.name, self._queue_ids)
         return self._queue_ids[queue.name]
+
+    async def run_status(self, run: str) -> RunStatus | None:
+        """What a run is doing, as far as it is committed; None when there is none."""
+        async with self.db.acquire() as connection:
+            return await runs.get(connection, id=run)
 
     @contextmanager
     def watch(self, run: str) -> Generator[asyncio.Event]:

@@ -17,9 +17,9 @@ from chimpbase._core.values import JobId, NewJob
 from chimpbase._store import events, jobs, kv
 
 if TYPE_CHECKING:
-    from chimpbase._app.backstage import Backstage
     from chimpbase._app.definitions import Subscription, Worker
     from chimpbase._app.origin import Origin
+    from chimpbase._app.stage import Stage
 
 T = TypeVar("T")
 _ANY = codec_for(Any)
@@ -92,7 +92,7 @@ class DbClient:
 class QueueClient:
     """Enqueues jobs in the transaction of this call."""
 
-    def __init__(self, backstage: Backstage, frame: Frame, origin: Origin) -> None:
+    def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
         self._backstage, self._frame, self._origin = backstage, frame, origin
 
     @overload
@@ -138,7 +138,7 @@ class QueueClient:
         text = token.codec.encode(_taken(token.codec, payload, subject, named=isinstance(queue, str)), subject=subject)
         delay_s = None if delay is None else seconds(delay, subject="delay").total_seconds()
         job = NewJob(
-            queue=await self._backstage.queue_id(token),
+            queue=await self._backstage.queue_id(token, self._frame),
             payload=text,
             delay_s=delay_s,
             priority=_whole(priority, "priority", -100, 100),
@@ -156,7 +156,7 @@ class QueueClient:
 class PubSubClient:
     """Publishes events in the transaction of this call."""
 
-    def __init__(self, backstage: Backstage, frame: Frame, origin: Origin) -> None:
+    def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
         self._backstage, self._frame, self._origin = backstage, frame, origin
 
     @overload

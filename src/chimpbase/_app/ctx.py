@@ -19,8 +19,8 @@ from chimpbase._app.workflows import WorkflowClient
 from chimpbase._core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
-    from chimpbase._app.backstage import Backstage
     from chimpbase._app.definitions import Action, Step
+    from chimpbase._app.stage import Stage
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,7 +29,7 @@ R = TypeVar("R")
 class Ctx:
     """The context of one call. Not to be kept after the handler returns, nor made by hand."""
 
-    def __init__(self, backstage: Backstage, frame: Frame, origin: Origin) -> None:
+    def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
         self._backstage, self._frame, self._origin = backstage, frame, origin
         self.db = DbClient(frame)
         self.queue = QueueClient(backstage, frame, origin)
@@ -87,7 +87,7 @@ class Ctx:
 
         A crash between the commit and the call loses the call: what must happen belongs in a job.
         """
-        self._frame.after_commit.append(callback)
+        self._frame.on_commit(callback)
 
     @overload
     async def call(self, action: Action[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...

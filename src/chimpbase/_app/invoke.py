@@ -1,4 +1,7 @@
-"""Calls a definition's function with its ctx: awaits an async one, runs a plain one in the pool of threads."""
+"""Calls a definition's function with its ctx: awaits an async one, runs a plain one in the pool of threads.
+
+Where the stage is synchronous there is no event loop to keep free, and a plain function runs in the caller's thread.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,22 @@ import contextvars
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chimpbase._app.backstage import Backstage
 from chimpbase._app.definitions import Definition
-from chimpbase._app.sync import AsyncContext, SyncCtx
+from chimpbase._app.stage import Stage
+from chimpbase._app.sync import AsyncContext, SyncCtx, in_place, on_loop
 
 
 async def invoke(
-    backstage: Backstage, definition: Definition, ctx: AsyncContext, args: Sequence[Any], kwargs: Mapping[str, Any]
+    stage: Stage, definition: Definition, ctx: AsyncContext, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Any:
     """Run the function. A plain function keeps its thread until it returns, even when its attempt is given up."""
     if definition.is_async:
         return await definition.function(ctx, *args, **kwargs)
+    if stage.is_sync:
+        return definition.function(SyncCtx(ctx, in_place), *args, **kwargs)
     loop = asyncio.get_running_loop()
-    sync_ctx = SyncCtx(ctx, loop)
+    sync_ctx = SyncCtx(ctx, on_loop(loop))
     context = contextvars.copy_context()
     return await loop.run_in_executor(
-        backstage.threads, lambda: context.run(definition.function, sync_ctx, *args, **kwargs)
+        stage.threads, lambda: context.run(definition.function, sync_ctx, *args, **kwargs)
     )

@@ -5,13 +5,14 @@ Start: database, schema, names, engine, edges. Stop: the same, backwards. What w
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
 import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ class Runtime:
         self.edges: dict[str, Edge] = {}
         self.started_in = timedelta(0)
         self._random = random.Random()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._rooms = AsyncExitStack()
         self._database: Database | None = None
         self._backstage: Backstage | None = None
@@ -91,6 +93,7 @@ class Runtime:
     async def start(self) -> None:
         """Build and start everything, in order."""
         began = time.monotonic()
+        self._loop = asyncio.get_running_loop()
         try:
             await self._start()
         except BaseException:
@@ -137,6 +140,19 @@ class Runtime:
         origin = Origin(title=name, name=self.app.name, trace=backstage.new_trace(), cause=f"app:{self.app.name}")
         async with backstage.unit(name) as unit:
             yield Ctx(backstage, unit.root, origin)
+
+    def wake(self, queues: Collection[QueueId], *, later_s: float | None) -> None:
+        """These queues may have ready jobs, committed by now, and one may fall due in that time. From any thread."""
+        if self._loop is None or self._loop.is_closed():
+            return
+
+        def tell() -> None:
+            engine = self._stage().engine
+            engine.ready(queues)
+            if later_s is not None:
+                engine.later(later_s)
+
+        self._loop.call_soon_threadsafe(tell)
 
     async def check(self) -> None:
         """Whether the database answers and its schema is the one this code needs.

@@ -1,6 +1,7 @@
 """SyncCtx: the ctx of plain functions. The same verbs under the same names, each of which waits for its answer.
 
-It lives in a thread; every verb runs on the runtime's event loop and blocks this thread until it is done.
+A handler's lives in a thread: every verb runs on the runtime's event loop and blocks the thread until it is done. One
+that is bound to a synchronous connection runs its verbs where it is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from chimpbase._app.definitions import Action, Step, Subscription, Worker, Workf
 from chimpbase._app.origin import Job
 from chimpbase._app.tokens import Event, Queue, Signal
 from chimpbase._app.workflows import Run, WorkflowClient
+from chimpbase._core.errors import UsageError
 from chimpbase._core.values import JobId
 
 P = ParamSpec("P")
@@ -47,13 +49,32 @@ class AsyncContext(Protocol):
     def run_step(self, step: Step[P, R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[Any, Any, R]: ...
 
 
+def on_loop(loop: asyncio.AbstractEventLoop) -> Waiter:
+    """Run a verb on the event loop, from another thread, and block until it is done."""
+    return lambda work: asyncio.run_coroutine_threadsafe(work, loop).result()
+
+
+def in_place(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a verb that never suspends, because its connection is a synchronous one. Needs no event loop.
+
+    Raises:
+        UsageError: it suspends all the same.
+    """
+    try:
+        work.send(None)
+    except StopIteration as done:
+        return done.value
+    work.close()
+    raise UsageError(
+        "This ctx is bound to a synchronous connection, so an async action called with it may await nothing but ctx. "
+        "Bind an asynchronous connection, or make the call in a job."
+    )
+
+
 class SyncCtx:
     """The context of one call of a plain function. See `Ctx` for what each verb means."""
 
-    def __init__(self, ctx: AsyncContext, loop: asyncio.AbstractEventLoop) -> None:
-        def wait(work: Coroutine[Any, Any, Any]) -> Any:
-            return asyncio.run_coroutine_threadsafe(work, loop).result()
-
+    def __init__(self, ctx: AsyncContext, wait: Waiter) -> None:
         self._ctx, self._wait = ctx, wait
         self.db = SyncDb(ctx, wait)
         self.queue = SyncQueue(ctx, wait)

@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
+from typing import Protocol
 
 from chimpbase._core.errors import DatabaseError, QueryError, UsageError
 from chimpbase._pg.connection import Connection
-from chimpbase._pg.db import Db
+from chimpbase._pg.db import Db, Transactional
 
 _log = logging.getLogger("chimpbase.transaction")
 _innermost: ContextVar[Frame | None] = ContextVar("chimpbase_frame", default=None)
@@ -26,16 +27,43 @@ _IDLE_WARNING_S = 5.0
 AfterCommit = Callable[[], "Awaitable[None] | None"]
 
 
+class Work(Protocol):
+    """The transaction of which frames are the levels: a `Unit`, or one that belongs to the caller (`bind_unit`)."""
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def transactional(self) -> bool: ...
+    @property
+    def opened(self) -> bool: ...
+
+    def connection(self, frame: Frame) -> AbstractAsyncContextManager[Transactional]: ...
+    async def rollback(self) -> None: ...
+    async def after_statement(self, frame: Frame) -> None: ...
+
+    def followed(self, frame: Frame) -> None:
+        """Something more is to follow the commit of this frame."""
+        ...
+
+    def check_on_commit(self) -> None:
+        """Raise `UsageError` when nobody can tell that this transaction has committed."""
+        ...
+
+
 class Unit:
     """One transaction of one handler, called `title` in messages; without `transaction` each statement commits."""
 
     def __init__(self, db: Db, *, title: str, transaction: bool = True) -> None:
-        self._db, self.title, self._transactional = db, title, transaction
+        self._db, self._title, self._transactional = db, title, transaction
         self._connection: Connection | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._ended = False
         self.committed = False
         self.root = Frame(self, parent=None)
+
+    @property
+    def title(self) -> str:
+        return self._title
 
     @property
     def transactional(self) -> bool:
@@ -122,13 +150,16 @@ class Unit:
             callbacks, frame.after_commit = frame.after_commit, []
             await self._after(callbacks)
 
+    def followed(self, frame: Frame) -> None:
+        """See `Work`: `commit` asks the root frame for what is to follow."""
+
+    def check_on_commit(self) -> None:
+        """See `Work`: this transaction is ours, so its commit is, too."""
+
     async def _open(self, frame: Frame) -> Connection:
         if self._connection is None:
             self._connection = await self._db.begin()
-        for one in frame.lineage():
-            if one.parent is not None and not one.saved:
-                await self._connection.savepoint(one.savepoint)
-                one.saved = True
+        await frame.save(self._connection)
         return self._connection
 
     async def _after(self, callbacks: list[AfterCommit]) -> None:
@@ -159,7 +190,7 @@ class Unit:
 class Frame:
     """One level of a unit: the handler, or an action called inside it."""
 
-    def __init__(self, unit: Unit, *, parent: Frame | None) -> None:
+    def __init__(self, unit: Work, *, parent: Frame | None) -> None:
         self.unit, self.parent = unit, parent
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.saved = False
@@ -180,8 +211,21 @@ class Frame:
         """From the root to this frame."""
         return [*(self.parent.lineage() if self.parent else ()), self]
 
+    async def save(self, connection: Transactional) -> None:
+        """Set the savepoint of every inner frame down to this one that has none."""
+        for one in self.lineage():
+            if one.parent is not None and not one.saved:
+                await connection.savepoint(one.savepoint)
+                one.saved = True
+
+    def on_commit(self, callback: AfterCommit) -> None:
+        """Call back when the root has committed, if this frame and all around it ended well."""
+        self.unit.check_on_commit()
+        self.after_commit.append(callback)
+        self.unit.followed(self)
+
     @asynccontextmanager
-    async def statement(self) -> AsyncGenerator[Connection]:
+    async def statement(self) -> AsyncGenerator[Transactional]:
         """Take this frame's turn and run a statement on the unit's connection."""
         self._check_turn()
         async with self._turn, self.unit.connection(self) as connection:
@@ -212,6 +256,7 @@ class Frame:
                 await connection.release(self.savepoint)
         assert self.parent is not None
         self.parent.after_commit += self.after_commit
+        self.unit.followed(self.parent)
 
     async def _take_back(self) -> None:
         if not self.saved or not self.unit.opened:

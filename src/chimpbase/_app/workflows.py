@@ -18,9 +18,9 @@ from chimpbase._core.values import RunState, RunStatus
 from chimpbase._store import runs
 
 if TYPE_CHECKING:
-    from chimpbase._app.backstage import Backstage
     from chimpbase._app.definitions import Workflow
     from chimpbase._app.origin import Origin
+    from chimpbase._app.stage import Stage
 
 T = TypeVar("T")
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.01, 0.5
@@ -49,7 +49,7 @@ class Run:
 class WorkflowClient:
     """Starts and signals runs in the transaction of this call."""
 
-    def __init__(self, backstage: Backstage, frame: Frame, origin: Origin) -> None:
+    def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
         self._backstage, self._frame, self._origin = backstage, frame, origin
 
     @overload
@@ -158,8 +158,7 @@ class WorkflowClient:
         with self._backstage.watch(id) as ended:
             while True:
                 ended.clear()
-                async with self._backstage.db.acquire() as connection:
-                    status = await runs.get(connection, id=id)
+                status = await self._backstage.run_status(id)
                 if status is None:
                     raise NotFound("run", id)
                 if status.finished_at is not None or status.state == "blocked":

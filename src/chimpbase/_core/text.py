@@ -58,6 +58,11 @@ def describe_briefly(exc: BaseException) -> str:
     return scrub(f"{name}: {message}" if (message := _message(exc)) else name, limit_bytes=_MESSAGE_BYTES)
 
 
+def name_and_message(exc: BaseException, *, limit_bytes: int = _MESSAGE_BYTES) -> str:
+    """Return `Type: message`, storable, with the bare name of the type: what people and rows are shown first."""
+    return scrub(f"{type(exc).__name__}: {_message(exc)}", limit_bytes=limit_bytes)
+
+
 def _lines(exc: BaseException) -> Iterator[str]:
     yield describe_briefly(exc)
     yield from (f"  note: {note}" for note in _notes(exc))

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
 from chimpbase._core.errors import AttemptError, LeaseLost
-from chimpbase._core.text import scrub
+from chimpbase._core.text import name_and_message
 from chimpbase._core.values import ClaimedJob, LoadedRun, ProcessId
 from chimpbase._engine.attempt import Attempt
 from chimpbase._engine.journal import Journal
@@ -109,7 +109,7 @@ class Activator:
 
     async def _end(self, attempt: Attempt, run: LoadedRun, code: asyncio.Future[str]) -> None:
         error = asyncio.CancelledError("the workflow cancelled itself") if code.cancelled() else code.exception()
-        failed = None if error is None else scrub(f"{type(error).__name__}: {error}")
+        failed = None if error is None else name_and_message(error)
         async with self._db.acquire() as connection:
             held = await runs.finish(
                 connection,

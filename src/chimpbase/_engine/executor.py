@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from chimpbase._core.errors import AttemptError, AttemptTimeout
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
+from chimpbase._core.text import name_and_message
 from chimpbase._core.values import ClaimedJob, ProcessId
 from chimpbase._engine.attempt import Attempt, Handling, Outcome
 from chimpbase._engine.failures import Again, Bury, decide, error_record, failure_record
@@ -100,7 +101,7 @@ class Executor:
 
     async def _failed(self, handling: Handling, attempt: Attempt, error: Exception) -> None:
         job, record = attempt.job, failure_record(attempt.job.charged, error)
-        data = {**_data(handling, job), "error": f"{type(error).__name__}: {error}"[:500]}
+        data = {**_data(handling, job), "error": name_and_message(error, limit_bytes=500)}
         match decide(job, handling.retry, error, random=self._random):
             case Again(delay=delay, charged=charged):
                 held = await self._finisher.put_off(

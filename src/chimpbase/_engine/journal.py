@@ -21,7 +21,7 @@ import msgspec
 
 from chimpbase._core.errors import DatabaseError, LeaseLost, OutcomeUnknown, StepFailed, Unreachable
 from chimpbase._core.retry import Retry
-from chimpbase._core.text import scrub
+from chimpbase._core.text import name_and_message
 from chimpbase._core.values import ClaimedJob, LoadedRun, ProcessId, StepMemo
 from chimpbase._pg.connection import Connection
 from chimpbase._store import runs
@@ -179,7 +179,7 @@ class Journal:
                 if attempt < retry.max_attempts and retry.retries(error):
                     await asyncio.sleep(retry.delay(attempt, random=self._random).total_seconds())
                     continue
-                message = scrub(f"{type(error).__name__}: {error}")
+                message = name_and_message(error)
                 await self._write(replace(memo, error=message))
                 raise StepFailed(key, message) from error
             if not written:

@@ -166,15 +166,15 @@ class Connection(Queries):
 
     async def savepoint(self, name: str) -> None:
         """Mark a place to come back to. `name` is lower case letters, digits and `_`."""
-        await self._held().execute(f"savepoint {_checked(name)}", ())
+        await self._held().execute(f"savepoint {savepoint_name(name)}", ())
 
     async def release(self, name: str) -> None:
         """Keep what was done since the savepoint, and forget it."""
-        await self._held().execute(f"release savepoint {_checked(name)}", ())
+        await self._held().execute(f"release savepoint {savepoint_name(name)}", ())
 
     async def rollback_to(self, name: str) -> None:
         """Take back what was done since the savepoint; it stays, and a failed transaction is active again."""
-        await self._held().execute(f"rollback to savepoint {_checked(name)}", ())
+        await self._held().execute(f"rollback to savepoint {savepoint_name(name)}", ())
 
     def detach(self) -> Session | None:
         """Take the session away from whoever holds this; for `Db`, when it is given back."""
@@ -207,7 +207,8 @@ async def _copied(session: Session, copying: Coroutine[Any, Any, str], place: st
         ) from error
 
 
-def _checked(name: str) -> str:
+def savepoint_name(name: str) -> str:
+    """`name`, which goes into the text of a statement, if it is lower case letters, digits and `_`."""
     if not _SAVEPOINT_NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no name for a savepoint; use lower case letters, digits and `_`.")
     return name

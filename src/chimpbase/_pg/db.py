@@ -22,7 +22,7 @@ from chimpbase._pg.faults import StatementHook
 from chimpbase._pg.pool import Pool
 from chimpbase._pg.session import Session
 
-__all__ = ["Db", "Queryable", "StatementHook"]
+__all__ = ["Db", "Queryable", "StatementHook", "Transactional"]
 
 T = TypeVar("T")
 _log = logging.getLogger("chimpbase.pg")
@@ -40,6 +40,14 @@ class Queryable(Protocol):
     def fetch_one(self, sql: str, *args: object) -> Awaitable[Record | None]: ...
     def fetch_value(self, sql: str, *args: object) -> Awaitable[Any]: ...
     def execute(self, sql: str, *args: object) -> Awaitable[str]: ...
+
+
+class Transactional(Queryable, Protocol):
+    """What `Connection` and `Foreign` have in common: statements in a transaction, and savepoints in it."""
+
+    def savepoint(self, name: str) -> Awaitable[None]: ...
+    def release(self, name: str) -> Awaitable[None]: ...
+    def rollback_to(self, name: str) -> Awaitable[None]: ...
 
 
 class Db:

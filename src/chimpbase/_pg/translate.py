@@ -119,7 +119,7 @@ def translate(error: Exception, *, statement: str = "The statement") -> Chimpbas
         case _ if was_not_sent(error):
             return Unreachable(f"{statement} was not sent, because its connection had ended before.")
         case asyncpg.PostgresError() if severity(error):
-            return _from_server(error, statement)
+            return refusal(_said(error), statement)
         case asyncpg.PostgresConnectionError():
             return lost(error, statement=statement)
         case asyncpg.PostgresError() | asyncpg.InterfaceError():
@@ -176,7 +176,7 @@ def connect_failure(error: Exception, *, where: str) -> ChimpbaseError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Said:
+class Said:
     """What the server said; `text` is its message, detail and hint as sentences."""
 
     state: str
@@ -186,20 +186,24 @@ class _Said:
     table: str | None
 
 
-def _said(error: asyncpg.PostgresError) -> _Said:
+def as_said(
+    *, state: str, message: str, detail: str | None, hint: str | None, constraint: str | None, table: str | None
+) -> Said:
+    """The fields of an error message of the server, put together."""
+    # Some drivers append a page about poolers to some hints.
+    parts = [message, detail, hint.strip().partition("\n")[0] if hint else None]
+    text = " ".join(_sentence(part) for part in parts if part)
+    return Said(state=state, text=text, detail=detail, constraint=constraint, table=table)
+
+
+def _said(error: asyncpg.PostgresError) -> Said:
     """The driver sets these attributes without declaring them."""
     fields: dict[str, str | None] = vars(error)
-    detail, hint = fields.get("detail"), fields.get("hint")
-    # The driver appends a page about poolers to some hints.
-    parts = [
-        str(error.args[0]) if error.args else "no message",
-        detail,
-        hint.strip().partition("\n")[0] if hint else None,
-    ]
-    return _Said(
+    return as_said(
         state=str(getattr(error, "sqlstate", None) or ""),
-        text=" ".join(_sentence(part) for part in parts if part),
-        detail=detail,
+        message=str(error.args[0]) if error.args else "no message",
+        detail=fields.get("detail"),
+        hint=fields.get("hint"),
         constraint=fields.get("constraint_name"),
         table=fields.get("table_name"),
     )
@@ -210,8 +214,8 @@ def severity(error: BaseException | None) -> str:
     return str(getattr(error, "severity_en", None) or getattr(error, "severity", None) or "")
 
 
-def _from_server(error: asyncpg.PostgresError, statement: str) -> DatabaseError:
-    said = _said(error)
+def refusal(said: Said, statement: str) -> DatabaseError:
+    """What the server said while `statement` ran, by its SQLSTATE."""
     kind = MEANING.get(said.state) or MEANING.get(said.state[:2]) or DatabaseError
     advice = _ADVICE.get(said.state)
     text = f"{statement} failed: {said.text}{f' {advice}' if advice else ''}"

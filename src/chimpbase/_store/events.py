@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 from chimpbase._core.values import QueueId, SubscriptionSpec
 from chimpbase._pg.connection import Connection
+from chimpbase._pg.db import Queryable
 from chimpbase._pg.statements import load
 
 _SQL = load("chimpbase._store", "events.sql")
 
 
 async def publish(
-    connection: Connection, *, topic: str, payload: str, headers: str | None
+    connection: Queryable, *, topic: str, payload: str, headers: str | None
 ) -> tuple[int, list[QueueId]]:
     """Store an event and its deliveries; the event's id, and the queues that got a job."""
     row = await connection.fetch_one(*_SQL.publish.bind(topic=topic, payload=payload, headers=headers))

@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from chimpbase._core.values import ClaimedJob, DeathReason, JobId, NewJob, ProcessId, QueueId
 from chimpbase._pg.connection import Connection
+from chimpbase._pg.db import Queryable
 from chimpbase._pg.statements import load
 
 _SQL = load("chimpbase._store", "jobs.sql")
@@ -74,7 +75,7 @@ class QueueCount:
     done: int
 
 
-async def enqueue(connection: Connection, jobs: Sequence[NewJob]) -> list[JobId]:
+async def enqueue(connection: Queryable, jobs: Sequence[NewJob]) -> list[JobId]:
     """Store jobs; their ids, in order."""
     ids = await connection.fetch_value(
         *_SQL.enqueue.bind(

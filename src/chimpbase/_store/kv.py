@@ -8,22 +8,23 @@ from __future__ import annotations
 from datetime import timedelta
 
 from chimpbase._pg.connection import Connection
+from chimpbase._pg.db import Queryable
 from chimpbase._pg.statements import load
 
 _SQL = load("chimpbase._store", "kv.sql")
 
 
-async def get(connection: Connection, *, namespace: str, key: str) -> str | None:
+async def get(connection: Queryable, *, namespace: str, key: str) -> str | None:
     """The value as JSON text, or None when there is none or it has expired."""
     return await connection.fetch_value(*_SQL.get.bind(namespace=namespace, key=key))
 
 
-async def set(connection: Connection, *, namespace: str, key: str, value: str, ttl: timedelta | None) -> int:
+async def set(connection: Queryable, *, namespace: str, key: str, value: str, ttl: timedelta | None) -> int:
     """Store a value for `ttl` (None: for ever); its version, which grows with every set."""
     return await connection.fetch_value(*_SQL.set.bind(namespace=namespace, key=key, value=value, ttl=ttl))
 
 
-async def delete(connection: Connection, *, namespace: str, key: str) -> bool:
+async def delete(connection: Queryable, *, namespace: str, key: str) -> bool:
     """Remove a pair; whether there was one that had not expired."""
     return bool(await connection.fetch_value(*_SQL.delete.bind(namespace=namespace, key=key)))
 

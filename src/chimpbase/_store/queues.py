@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from chimpbase._core.values import QueueId, QueueKind, QueueSpec
 from chimpbase._pg.connection import Connection
+from chimpbase._pg.db import Queryable
 from chimpbase._pg.statements import load
 
 _SQL = load("chimpbase._store", "queues.sql")
@@ -23,6 +24,11 @@ async def register(connection: Connection, specs: Sequence[QueueSpec]) -> None:
             max_attempts=[spec.max_attempts for spec in specs],
         )
     )
+
+
+async def find(connection: Queryable, *, name: str) -> QueueId | None:
+    """The number of a queue of jobs, or None when no process has declared it."""
+    return await connection.fetch_value(*_SQL.find.bind(name=name))
 
 
 async def list_all(connection: Connection) -> dict[str, tuple[QueueId, QueueKind]]:

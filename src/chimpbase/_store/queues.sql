@@ -17,6 +17,14 @@ order by name
 on conflict (name) do update
 set max_attempts = excluded.max_attempts;
 
+-- name: find
+-- The id of a queue of jobs by its name.
+-- Index:  queue_name_key.
+select id
+from chimpbase.queue
+where name = :name
+  and kind = 'job';
+
 -- name: list_all
 -- Every queue: id, name, kind.
 select id, name, kind from chimpbase.queue order by name;

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from chimpbase._core.errors import AlreadyStarted, DatabaseError, NotFound, WrongState
+from chimpbase._core.errors import AlreadyStarted, DatabaseError, NotFound, NotRegistered, WrongState
 from chimpbase._core.values import ClaimedJob, JobId, LoadedRun, ProcessId, QueueId, RunState, RunStatus, StepMemo
 from chimpbase._pg.connection import Connection, Record
+from chimpbase._pg.db import Queryable
 from chimpbase._pg.statements import load
 
 _SQL = load("chimpbase._store", "runs.sql")
@@ -51,7 +52,7 @@ async def register(connection: Connection, workflows: Sequence[tuple[str, int, Q
 
 
 async def start(
-    connection: Connection,
+    connection: Queryable,
     *,
     workflow: str,
     version: int | None,
@@ -62,13 +63,16 @@ async def start(
 ) -> tuple[QueueId, int]:
     """Create a run; the queue of its activation and the version it got (the highest known when None).
 
-    Raises: AlreadyStarted when a run with that id exists.
+    Raises: AlreadyStarted when a run with that id exists, NotRegistered when no process has declared the workflow.
     """
     try:
         row = await connection.fetch_one(
             *_SQL.start.bind(workflow=workflow, version=version, id=id, input=input, delay=delay, headers=headers)
         )
     except DatabaseError as error:
+        if error.sqlstate == "CB001":
+            advice = "A workflow is there once a process that declares it has started on this database."
+            raise NotRegistered("workflow", f"{workflow}@{version}", advice=advice) from error
         if error.sqlstate == "CB003":
             raise AlreadyStarted(workflow, id) from error
         raise
@@ -76,7 +80,7 @@ async def start(
     return row[0], row[1]
 
 
-async def signal(connection: Connection, *, id: str, name: str, payload: str) -> QueueId | None:
+async def signal(connection: Queryable, *, id: str, name: str, payload: str) -> QueueId | None:
     """Store a signal; the queue of the activation it made ready, or None when none needed it.
 
     Raises: NotFound when there is no such run, WrongState when it has ended.
@@ -208,7 +212,7 @@ async def finish(
     return row is not None
 
 
-async def get(connection: Connection, *, id: str) -> RunStatus | None:
+async def get(connection: Queryable, *, id: str) -> RunStatus | None:
     """What a run is doing, or None."""
     row = await connection.fetch_one(*_SQL.get.bind(id=id))
     return None if row is None else _status(row)
