@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from chimpbase._app.backstage import Backstage
@@ -18,9 +18,17 @@ async def invoke(
     """Run the function. A plain function keeps its thread until it returns, even when its attempt is given up."""
     if definition.is_async:
         return await definition.function(ctx, *args, **kwargs)
+    return await in_thread(backstage, definition.function, ctx, args, kwargs)
+
+
+async def in_thread(
+    backstage: Backstage,
+    function: Callable[..., Any],
+    ctx: AsyncContext,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """Run a plain function with a ctx that blocks."""
     loop = asyncio.get_running_loop()
-    sync_ctx = SyncCtx(ctx, loop)
-    context = contextvars.copy_context()
-    return await loop.run_in_executor(
-        backstage.threads, lambda: context.run(definition.function, sync_ctx, *args, **kwargs)
-    )
+    sync_ctx, context = SyncCtx(ctx, loop), contextvars.copy_context()
+    return await loop.run_in_executor(backstage.threads, lambda: context.run(function, sync_ctx, *args, **kwargs))

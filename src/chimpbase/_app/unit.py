@@ -29,6 +29,8 @@ AfterCommit = Callable[[], "Awaitable[None] | None"]
 class Unit:
     """One transaction of one handler, called `title` in messages; without `transaction` each statement commits."""
 
+    __slots__ = ("_connection", "_db", "_ended", "_idle", "_transactional", "committed", "root", "title")
+
     def __init__(self, db: Db, *, title: str, transaction: bool = True) -> None:
         self._db, self.title, self._transactional = db, title, transaction
         self._connection: Connection | None = None
@@ -151,6 +153,8 @@ class Unit:
 
 class Frame:
     """One level of a unit: the handler, or an action called inside it."""
+
+    __slots__ = ("_turn", "after_commit", "depth", "parent", "saved", "unit")
 
     def __init__(self, unit: Unit, *, parent: Frame | None) -> None:
         self.unit, self.parent = unit, parent

@@ -1,54 +1,43 @@
-"""Leases ready jobs for the free slots of this process, and hands them to the executor.
+"""Leases ready jobs for the lanes of this process.
 
-A lane is one queue in this process: its slots, what runs in them, and whether a claim is worth trying. Lanes are only
-asked for when somebody said that there is work (a commit here, a doorbell, the outlook) or when the last claim came
-back full, so idle queues cost nothing.
+Lanes are only asked for when somebody said that there is work (a commit here, a doorbell, the outlook) or when the last
+claim came back full, so idle queues cost nothing. One claim is in flight at a time and serves all lanes that want jobs.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from time import perf_counter
 
-from chimpbase._core.values import ClaimedJob, JobId, ProcessId, QueueId
+from chimpbase._core.values import ClaimedJob, ProcessId, QueueId
 from chimpbase._engine.attempt import Handling
 from chimpbase._engine.executor import Executor
+from chimpbase._engine.finisher import Finisher
+from chimpbase._engine.lane import Lane
 from chimpbase._engine.service import Service
 from chimpbase._pg.db import Db
 from chimpbase._store import jobs
 
-
-class Lane:
-    """One queue in this process. `hot`: a claim may find something."""
-
-    def __init__(self, handling: Handling) -> None:
-        self.handling = handling
-        self.hot = True
-        self.running: dict[JobId, asyncio.Task[None]] = {}
-
-    @property
-    def free(self) -> int:
-        """Slots with nothing in them."""
-        return self.handling.slots - len(self.running)
+_MOST_PENDING = 10_000
 
 
 class Claimer(Service):
-    """Keeps slots busy. Nothing is claimed that has no slot to run in at once."""
+    """Keeps slots busy."""
 
     def __init__(
         self,
         db: Db,
         executor: Executor,
+        finisher: Finisher,
         handlings: Iterable[Handling],
         *,
         process: Callable[[], ProcessId],
         random: Callable[[], float],
     ) -> None:
         super().__init__(random=random)
-        self._db = db
-        self._executor = executor
-        self._process = process
-        self._lanes = {handling.queue: Lane(handling) for handling in handlings}
+        self._db, self._finisher, self._process = db, finisher, process
+        self._lanes = {one.queue: Lane(one, executor, on_hungry=self.wake) for one in handlings}
         self._open = True
 
     @property
@@ -59,78 +48,77 @@ class Claimer(Service):
     @property
     def running(self) -> int:
         """Attempts in progress."""
-        return sum(len(lane.running) for lane in self._lanes.values())
+        return sum(lane.running for lane in self._lanes.values())
 
     def with_room(self) -> set[QueueId]:
         """The queues that have a free slot here."""
         return {queue for queue, lane in self._lanes.items() if lane.free > 0}
 
-    def ready(self, queues: Iterable[QueueId]) -> None:
-        """Somebody says that these queues may have ready jobs; those that nobody works here are ignored."""
+    def ready(self, queues: Iterable[QueueId], *, sweep: bool = False) -> None:
+        """Somebody says that these queues may have ready jobs; those that nobody works here are ignored.
+
+        With `sweep` they may stand anywhere in the queue, not only at its end.
+        """
         for queue in queues:
             if lane := self._lanes.get(queue):
                 lane.hot = True
-                if lane.free:
-                    self.wake()
+                if sweep:
+                    lane.sweep()
+                self.wake()
 
     async def tick(self) -> float | None:
-        if not self._open:
-            return None
-        asked = [lane for lane in self._lanes.values() if lane.hot and lane.free > 0]
+        if not self._open or self._finisher.pending > _MOST_PENDING:
+            return None if not self._open else 0.01
+        asked = [(lane, demand) for lane in self._lanes.values() if lane.hot and (demand := lane.demand()) is not None]
         if not asked:
             return None
-        demands = [(lane.handling.queue, lane.free) for lane in asked]
-        for lane in asked:
+        for lane, _ in asked:
             # before the claim: a job that becomes ready during it sets this again
             lane.hot = False
-        process = self._process()
+        process, began_s = self._process(), perf_counter()
         try:
             async with self._db.acquire() as connection:
-                claimed = await jobs.claim(connection, process=process, demands=demands)
+                claimed = await jobs.claim(connection, process=process, demands=[demand for _, demand in asked])
         except BaseException:
-            for lane in asked:
+            for lane, _ in asked:
                 lane.hot = True
             raise
-        for job in claimed:
-            self._begin(self._lanes[job.queue], job, process)
-        for lane in asked:
-            # a full answer suggests more; the next free slot will ask
-            lane.hot = lane.hot or lane.free <= 0
-        return None
+        seconds = perf_counter() - began_s
+        sorted_out: dict[QueueId, list[ClaimedJob]] = {demand.queue: [] for _, demand in asked}
+        # the claim answers in no order; jobs start in that of their queue
+        for job in sorted(claimed, key=lambda job: (job.priority, job.sort)):
+            sorted_out[job.queue].append(job)
+        if not self._open:
+            for job in claimed:
+                self._finisher.give_back(job)
+            return None
+        for lane, demand in asked:
+            lane.take(sorted_out[demand.queue], process=process, asked=demand, seconds=seconds)
+        return 0 if any(lane.hot and lane.demand() for lane in self._lanes.values()) else None
 
     def close(self) -> None:
-        """Claim no more."""
+        """Claim no more, and give back what waits for a slot."""
         self._open = False
+        for lane in self._lanes.values():
+            for job in lane.empty():
+                self._finisher.give_back(job)
 
     async def drain(self, *, grace_s: float) -> None:
         """After `close`: wait for running attempts, then cancel those still running, which gives their jobs back."""
-        tasks = {task for lane in self._lanes.values() for task in lane.running.values()}
-        if not tasks:
-            return
-        _, late = await asyncio.wait(tasks, timeout=grace_s)
-        await self._cancel(late)
+        try:
+            async with asyncio.timeout(grace_s):
+                await asyncio.gather(*(lane.quiet() for lane in self._lanes.values()))
+        except TimeoutError:
+            self._log.info("%d attempts run longer than the grace; they are given back", self.running)
+        await self._cancel()
 
     async def abandon(self) -> None:
         """Cancel everything that runs here: its lease is gone."""
-        await self._cancel({task for lane in self._lanes.values() for task in lane.running.values()})
+        for lane in self._lanes.values():
+            lane.empty()
+        await self._cancel()
 
-    async def _cancel(self, tasks: set[asyncio.Task[None]]) -> None:
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=5)
-
-    def _begin(self, lane: Lane, job: ClaimedJob, process: ProcessId) -> None:
-        task = asyncio.create_task(
-            self._executor.run(lane.handling, job, process=process), name=f"{lane.handling.name}#{job.id}"
-        )
-        lane.running[job.id] = task
-        task.add_done_callback(lambda done: self._ended(lane, job, done))
-
-    def _ended(self, lane: Lane, job: ClaimedJob, task: asyncio.Task[None]) -> None:
-        lane.running.pop(job.id, None)
-        if lane.hot:
-            self.wake()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.error("job %s#%s could not be settled", lane.handling.name, job.id, exc_info=error)
-            lane.hot = True
+    async def _cancel(self) -> None:
+        slots = [slot for lane in self._lanes.values() for slot in lane.cancel()]
+        if slots:
+            await asyncio.wait(slots, timeout=5)

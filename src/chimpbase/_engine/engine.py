@@ -123,7 +123,9 @@ class Engine:
         queues = [handling.queue for handling in handlings]
         await self._join(queues)
         executor = Executor(self._finisher, random=self._random, on_later=self.later)
-        self._claimer = Claimer(self._db, executor, handlings, process=self._current, random=self._random)
+        self._claimer = claimer = Claimer(
+            self._db, executor, self._finisher, handlings, process=self._current, random=self._random
+        )
         poll_s, lease_s = self._pace.poll.total_seconds(), self._pace.lease.total_seconds()
         scheduler = Scheduler(self._db, on_ready=self.ready, random=self._random)
         rescuer = Rescuer(
@@ -138,7 +140,7 @@ class Engine:
             self._db,
             queues=queues,
             poll_s=poll_s,
-            on_ready=self._claimer.ready,
+            on_ready=lambda queues: claimer.ready(queues, sweep=True),
             promoter=self._promoter,
             scheduler=scheduler,
             rescuer=rescuer,
@@ -164,7 +166,7 @@ class Engine:
         if self._claimer is not None:
             await self._claimer.drain(grace_s=(self._pace.grace if grace is None else grace).total_seconds())
         await self.activator.close()
-        await self._finisher.close()
+        await self._finisher.drain(patience_s=2.0)
         if self._heart is not None:
             await self._heart.stop()
         await self._leave()

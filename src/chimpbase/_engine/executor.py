@@ -1,6 +1,6 @@
 """Runs one attempt from claim to settled end: handler, timeout, cancellation, outcome, retry decision.
 
-Every way out of `run` leaves the job settled, or held by nobody here: a lost lease is only reported.
+Every way out of `run` hands the job on: the handler's own transaction settled it, or the finisher will.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import timedelta
+from time import perf_counter
 
 from chimpbase._core.errors import AttemptTimeout
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
@@ -32,89 +33,76 @@ class Executor:
     async def run(self, handling: Handling, job: ClaimedJob, *, process: ProcessId) -> None:
         """Run one attempt. Cancelling this gives the job back uncharged, and then raises `CancelledError`."""
         attempt = Attempt(job=job, process=process, queue_name=handling.name)
-        started = asyncio.get_running_loop().time()
+        started_s = perf_counter()
         try:
-            outcome = await self._handle(handling, attempt)
+            outcome = await (handling.run(attempt) if handling.timeout is None else _in_time(handling, attempt))
         except asyncio.CancelledError:
-            # shielded: the job must be handed on even while everything around it is being cancelled
-            await asyncio.shield(self._interrupted(handling, attempt))
+            self._interrupted(handling, attempt)
             raise
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is a failed attempt
-            await self._failed(handling, attempt, error)
+            self._failed(handling, attempt, error)
         else:
-            await self._succeeded(handling, attempt, outcome, asyncio.get_running_loop().time() - started)
+            self._succeeded(handling, attempt, outcome, started_s)
 
-    async def _handle(self, handling: Handling, attempt: Attempt) -> Outcome:
-        timeout_s = handling.timeout.total_seconds() if handling.timeout else None
-        limit = asyncio.timeout(timeout_s)
-        try:
-            async with limit:
-                return await handling.run(attempt)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            if attempt.settled:  # it ended in time; only its last answer was late
-                return None
-            raise AttemptTimeout(f"attempt took longer than {timeout_s:g} s") from error
-
-    async def _succeeded(self, handling: Handling, attempt: Attempt, outcome: Outcome, seconds: float) -> None:
-        held = attempt.settled or await self._settle(attempt, outcome)
-        if isinstance(outcome, Snooze):
+    def _succeeded(self, handling: Handling, attempt: Attempt, outcome: Outcome, started_s: float) -> None:
+        if not attempt.settled:
+            self._settle(attempt, outcome)
+        if type(outcome) is Snooze:
             self._on_later(outcome.for_.total_seconds())
-        data = {**_data(handling, attempt.job), "outcome": _word(outcome), "seconds": round(seconds, 6)}
-        if held:
-            level = logging.DEBUG if handling.kind == "activation" else logging.INFO
+        level = logging.DEBUG if handling.kind == "activation" else logging.INFO
+        if _log.isEnabledFor(level):
+            seconds, word = perf_counter() - started_s, _word(outcome)
+            data = {**_data(handling, attempt.job), "outcome": word, "seconds": round(seconds, 6)}
             _log.log(
-                level,
-                "%s %s in %.1f ms",
-                _title(handling, attempt.job),
-                _word(outcome),
-                seconds * 1e3,
-                extra={"data": data},
+                level, "%s %s in %.1f ms", _title(handling, attempt.job), word, seconds * 1e3, extra={"data": data}
             )
-        else:
-            _log.warning("lease lost: %s ended after its lease", _title(handling, attempt.job), extra={"data": data})
 
-    async def _settle(self, attempt: Attempt, outcome: Outcome) -> bool:
+    def _settle(self, attempt: Attempt, outcome: Outcome) -> None:
         job = attempt.job
         match outcome:
             case None:
-                return await self._finisher.finish(jobs.Finished(id=job.id, attempt=job.attempt, outcome="completed"))
+                self._finisher.finish(jobs.Finished(job.id, job.attempt, "completed"))
             case Cancel():
-                return await self._finisher.finish(jobs.Finished(id=job.id, attempt=job.attempt, outcome="cancelled"))
+                self._finisher.finish(jobs.Finished(job.id, job.attempt, "cancelled"))
             case Snooze(for_=delay):
-                later = jobs.PutOff(id=job.id, attempt=job.attempt, delay=delay, charged=False, error=None)
-                return await self._finisher.put_off(later)
+                self._finisher.put_off(jobs.PutOff(job.id, job.attempt, delay, charged=False, error=None))
             case DeadLetter(reason=reason):
                 record = error_record(job.charged, "DeadLetter", reason)
-                return await self._finisher.dead_letter(
-                    jobs.Dead(id=job.id, attempt=job.attempt, reason="rejected", error=record)
-                )
+                self._finisher.dead_letter(jobs.Dead(job.id, job.attempt, "rejected", record))
 
-    async def _failed(self, handling: Handling, attempt: Attempt, error: Exception) -> None:
+    def _failed(self, handling: Handling, attempt: Attempt, error: Exception) -> None:
         job, record = attempt.job, failure_record(attempt.job.charged, error)
         data = {**_data(handling, job), "error": f"{type(error).__name__}: {error}"[:500]}
         match decide(job, handling.retry, error, random=self._random):
             case Again(delay=delay, charged=charged):
-                held = await self._finisher.put_off(
-                    jobs.PutOff(id=job.id, attempt=job.attempt, delay=delay, charged=charged, error=record)
-                )
+                self._finisher.put_off(jobs.PutOff(job.id, job.attempt, delay, charged=charged, error=record))
                 self._on_later(delay.total_seconds())
                 verdict = f"again in {_spell(delay)}"
             case Bury(reason=reason):
-                held = await self._finisher.dead_letter(
-                    jobs.Dead(id=job.id, attempt=job.attempt, reason=reason, error=record)
-                )
+                self._finisher.dead_letter(jobs.Dead(job.id, job.attempt, reason, record))
                 verdict = f"dead letter ({reason})"
         title = _title(handling, job)
-        if not held:
-            _log.warning("lease lost: %s failed after its lease", title, extra={"data": data})
-            return
         _log.warning("%s failed: %s; %s", title, data["error"], verdict, exc_info=error, extra={"data": data})
 
-    async def _interrupted(self, handling: Handling, attempt: Attempt) -> None:
-        if not attempt.settled and await self._finisher.give_back(attempt.job):
+    def _interrupted(self, handling: Handling, attempt: Attempt) -> None:
+        if not attempt.settled:
+            self._finisher.give_back(attempt.job)
             _log.info("%s given back, attempt not charged", _title(handling, attempt.job))
+
+
+async def _in_time(handling: Handling, attempt: Attempt) -> Outcome:
+    assert handling.timeout is not None
+    timeout_s = handling.timeout.total_seconds()
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            return await handling.run(attempt)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        if attempt.settled:  # it ended in time; only its last answer was late
+            return None
+        raise AttemptTimeout(f"attempt took longer than {timeout_s:g} s") from error
 
 
 def _title(handling: Handling, job: ClaimedJob) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+import msgspec
+
 from chimpbase._core.values import ClaimedJob, DeathReason, JobId, NewJob, ProcessId, QueueId
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.statements import load
@@ -17,8 +19,20 @@ from chimpbase._pg.statements import load
 _SQL = load("chimpbase._store", "jobs.sql")
 
 
+#: Before every job of a queue.
+FROM_THE_START = (-32768, 0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Demand:
+    """How many jobs of a queue are wanted, and after which (priority, sort)."""
+
+    queue: QueueId
+    jobs: int
+    after: tuple[int, int]
+
+
+class Finished(msgspec.Struct, frozen=True, gc=False):
     """A job to remove as done; `outcome` is "completed" or "cancelled"."""
 
     id: JobId
@@ -26,8 +40,7 @@ class Finished:
     outcome: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PutOff:
+class PutOff(msgspec.Struct, frozen=True, gc=False):
     """A job to run again later. `error` (a JSON text) is present when the attempt failed, and then it is charged."""
 
     id: JobId
@@ -37,8 +50,7 @@ class PutOff:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dead:
+class Dead(msgspec.Struct, frozen=True, gc=False):
     """A job to move to the dead letters; `error` is a JSON text."""
 
     id: JobId
@@ -89,30 +101,21 @@ async def enqueue(connection: Connection, jobs: Sequence[NewJob]) -> list[JobId]
     return list(ids or ())
 
 
-async def claim(
-    connection: Connection, *, process: ProcessId, demands: Sequence[tuple[QueueId, int]]
-) -> list[ClaimedJob]:
+async def claim(connection: Connection, *, process: ProcessId, demands: Sequence[Demand]) -> list[ClaimedJob]:
     """Lease ready jobs, at most the demanded number of each queue. Each claim counts as one attempt at once.
 
     Nothing comes back when the process was declared dead: it must take a new id first.
     """
     rows = await connection.fetch(
-        *_SQL.claim.bind(process=process, queues=[queue for queue, _ in demands], demands=[n for _, n in demands])
-    )
-    return [
-        ClaimedJob(
-            id=id,
-            queue=queue,
-            attempt=attempt,
-            uncharged=uncharged,
-            crashes=crashes,
-            max_attempts=max_attempts,
-            enqueued_at=enqueued_at,
-            payload=payload,
-            headers=headers,
+        *_SQL.claim.bind(
+            process=process,
+            queues=[demand.queue for demand in demands],
+            demands=[demand.jobs for demand in demands],
+            priorities=[demand.after[0] for demand in demands],
+            sorts=[demand.after[1] for demand in demands],
         )
-        for id, queue, attempt, uncharged, crashes, max_attempts, enqueued_at, payload, headers in rows
-    ]
+    )
+    return [ClaimedJob(*row) for row in rows]
 
 
 async def finish(connection: Connection, *, process: ProcessId, jobs: Sequence[Finished]) -> set[JobId]:
