@@ -5,7 +5,6 @@ PY := .venv/bin/python
 JOBS ?= 2
 ARGS ?=
 
-# Tools are run as modules, never as scripts: a script's first line names a directory that may have moved since.
 SOUND := $(shell sh .ci/venv sound && echo yes)
 ifneq ($(SOUND),yes)
 BROKEN := broken
@@ -22,12 +21,8 @@ demo: .venv/.dev ## the shop example on embedded PostgreSQL, killed half way, an
 test: .venv/.dev ## the whole test suite (ARGS="-k name" for a part, JOBS=4 for more processes)
 	@$(PY) -m pytest -n $(JOBS) $(ARGS)
 
-check: .venv/.check ## format, lint, types, import rules
-	$(PY) -m ruff format --check .
-	$(PY) -m ruff check .
-	$(PY) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
-	$(PY) -m pyright
-	$(PY) -m mypy
+check: .venv/.check ## format, lint, import rules, types
+	@sh .ci/check
 
 schema: .venv/.dev ## write schema.sql from the migrations
 	@CHIMPBASE_WRITE_SCHEMA=1 $(PY) -m pytest -q -p no:randomly tests/schema/test_dump.py -k schema_file $(ARGS)

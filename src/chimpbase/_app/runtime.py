@@ -106,6 +106,7 @@ class Runtime:
 
     @property
     def database(self) -> Database:
+        """The database in use."""
         assert self._database is not None  # a runtime is only handed out once it has started
         return self._database
 

@@ -67,30 +67,38 @@ class SyncCtx:
 
     @property
     def job(self) -> Job:
+        """See `Ctx.job`."""
         return self._ctx.job
 
     @property
     def idempotency_key(self) -> str:
+        """See `Ctx.idempotency_key`."""
         return self._ctx.idempotency_key
 
     @property
     def trace_id(self) -> str:
+        """See `Ctx.trace_id`."""
         return self._ctx.trace_id
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """See `Ctx.log`."""
         return self._ctx.log
 
     def secret(self, name: str) -> str:
+        """See `Ctx.secret`."""
         return self._ctx.secret(name)
 
     def on_commit(self, callback: Callable[[], None]) -> None:
+        """See `Ctx.on_commit`."""
         self._ctx.on_commit(callback)
 
     def call(self, action: Action[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """See `Ctx.call`."""
         return self._wait(self._ctx.call(action, *args, **kwargs))
 
     def run_step(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a step as a part of this transaction. See `Ctx.run_step`."""
         return self._wait(self._ctx.run_step(step, args, kwargs))
 
 

@@ -6,7 +6,7 @@ payload type, so a wrong payload is a type error where it is sent.
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from chimpbase._core.codec import Codec, codec_for
 from chimpbase._core.errors import UsageError
@@ -21,10 +21,21 @@ class Token(Generic[T]):
 
     kind = "token"
 
-    def __init__(self, name: str, type: type[T] | Any = Any) -> None:
+    # three overloads, because `type[T] | Any` makes a type checker infer Token[Any] for every type
+    @overload
+    def __init__(self: Token[Any], name: str) -> None: ...
+    @overload
+    def __init__(self, name: str, type: type[T]) -> None: ...
+    @overload
+    def __init__(self, name: str, type: Any) -> None: ...
+    def __init__(self, name: str, type: Any = Any) -> None:
         self.name = check_name(self.kind, name)
-        self.type = type
+        self._check_reserved()
+        self.type: Any = type
         self.codec: Codec[T] = codec_for(type)
+
+    def _check_reserved(self) -> None:
+        """Refuse a name that belongs to the runtime."""
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.name!r}, {getattr(self.type, '__name__', self.type)})"
@@ -41,12 +52,10 @@ class Queue(Token[T]):
 
     kind = "queue"
 
-    def __init__(self, name: str, type: type[T] | Any = Any) -> None:
-        super().__init__(name, type)
-        if prefix := next((prefix for prefix in INTERNAL_QUEUES.values() if name.startswith(prefix)), None):
-            raise UsageError(
-                f"Queue names beginning with {prefix!r} belong to the runtime; {name!r} needs another name."
-            )
+    def _check_reserved(self) -> None:
+        prefix = next((prefix for prefix in INTERNAL_QUEUES.values() if self.name.startswith(prefix)), None)
+        if prefix:
+            raise UsageError(f"Queue names that begin with {prefix!r} belong to the runtime; rename {self.name!r}.")
 
 
 class Event(Token[T]):

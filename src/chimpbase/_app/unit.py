@@ -77,7 +77,14 @@ class Unit:
         Raises:
             OutcomeUnknown: the connection died during COMMIT.
             QueryError: an earlier statement failed and its error was caught; nothing was committed.
+            UsageError: something that the handler began still runs; nothing was committed.
         """
+        if self._transactional and self.root.busy:
+            await self.rollback()
+            raise UsageError(
+                f"{self.title} returned while an action or statement that it began still runs, of which a commit would "
+                "keep half. Await it first."
+            )
         connection = self._connection
         self._watch_idle(None)
         if connection is None:
@@ -132,7 +139,7 @@ class Unit:
                 pending = callback()
                 if pending is not None:
                     await pending
-            except Exception as error:  # noqa: BLE001 - the work is committed; a follow-up cannot undo it
+            except Exception as error:
                 _log.error("on_commit of %s failed", self.title, exc_info=error)
 
     def _watch_idle(self, connection: Connection | None) -> None:
@@ -154,7 +161,7 @@ class Unit:
 class Frame:
     """One level of a unit: the handler, or an action called inside it."""
 
-    __slots__ = ("_turn", "after_commit", "depth", "parent", "saved", "unit")
+    __slots__ = ("_ended", "_turn", "after_commit", "depth", "parent", "saved", "unit")
 
     def __init__(self, unit: Unit, *, parent: Frame | None) -> None:
         self.unit, self.parent = unit, parent
@@ -162,10 +169,16 @@ class Frame:
         self.saved = False
         self.after_commit: list[AfterCommit] = []
         self._turn = asyncio.Lock()
+        self._ended = False
 
     @property
     def savepoint(self) -> str:
         return f"chimpbase_{self.depth}"
+
+    @property
+    def busy(self) -> bool:
+        """Whether a statement or an inner frame has the turn."""
+        return self._turn.locked()
 
     def lineage(self) -> list[Frame]:
         """From the root to this frame."""
@@ -188,12 +201,13 @@ class Frame:
             token = _innermost.set(inner)
             try:
                 yield inner
+                # inside the try: joining fails when a database error was caught in there, and then it is taken back
+                await inner._join()
             except BaseException:
                 await inner._take_back()
                 raise
-            else:
-                await inner._join()
             finally:
+                inner._ended = True
                 _innermost.reset(token)
 
     async def _join(self) -> None:
@@ -215,6 +229,11 @@ class Frame:
             await self.unit.rollback()
 
     def _check_turn(self) -> None:
+        if self._ended:
+            raise UsageError(
+                f"{self.unit.title}: the ctx of an action called from it, or of a savepoint, has ended; nothing can be "
+                "done with it any more."
+            )
         inner = _innermost.get()
         if inner is not None and inner is not self and inner.unit is self.unit and self in inner.lineage():
             raise UsageError(

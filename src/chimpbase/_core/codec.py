@@ -19,11 +19,11 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from .codec_tree import TOO_DEEP, find_fault, find_unencodable, is_too_deep, parse_json, restore_floats
-from .codec_types import Engine, describe_type, engine_for
-from .errors import PayloadError
-from .text import describe_exception as describe_exception
-from .text import scrub as scrub
+from chimpbase._core.codec_tree import TOO_DEEP, find_fault, find_unencodable, is_too_deep, parse_json, spell_out_floats
+from chimpbase._core.codec_types import Engine, describe_type, engine_for
+from chimpbase._core.errors import PayloadError
+from chimpbase._core.text import describe_exception as describe_exception
+from chimpbase._core.text import scrub as scrub
 
 T = TypeVar("T")
 
@@ -37,6 +37,7 @@ _NOT_FINITE = re.compile(rb'(?:NaN[0-9]*|Infinity)"')
 # a run of 19 digits may be beyond 64 bits; translating all digits to one is ten times faster than a regular expression
 _ONE_DIGIT = bytes(ord("0") if chr(code).isdecimal() and code < 128 else code for code in range(256))
 _LONG_RUN = b"0" * 19
+_EXPONENT = b"0e0"
 _WHERE = re.compile(r"(.*) - at `(.*)`", re.DOTALL)
 
 
@@ -77,8 +78,13 @@ class Codec(Generic[T]):
         # a value equal to its declared type is no deeper than the type
         if not (same and engine.is_shallow) and len(encoded) > _SHORTEST_TOO_DEEP and is_too_deep(encoded):
             raise self._refused(value, RecursionError(), subject=subject)
-        if not same or self._looks_suspicious(encoded):
+        digits = encoded.translate(_ONE_DIGIT)
+        if not same or self._looks_suspicious(encoded, digits):
             self._clear(value, decoded, subject=subject)
+        if engine.has_float and _EXPONENT in digits:
+            encoded = spell_out_floats(encoded)
+            if len(encoded) > limit_bytes:
+                raise _oversized(len(encoded), limit_bytes, subject=subject)
         return encoded.decode()
 
     def decode(self, text: str | bytes, *, subject: str) -> T:
@@ -87,11 +93,8 @@ class Codec(Generic[T]):
         Raises: PayloadError.
         """
         try:
-            raw = text.encode() if isinstance(text, str) else text
-            if _LONG_RUN in raw.translate(_ONE_DIGIT):
-                raw = restore_floats(raw)
-            value = self._load(raw)
-            if self._engine.has_datetime and _NAIVE.search(raw):
+            value = self._load(text)
+            if self._engine.has_datetime and _NAIVE.search(text.encode() if isinstance(text, str) else text):
                 self._check_storable(value, subject=subject)
         except PayloadError:
             raise
@@ -125,11 +128,11 @@ class Codec(Generic[T]):
         canonical = json.dumps(_without_prose(self.schema()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
-    def _looks_suspicious(self, encoded: bytes) -> bool:
+    def _looks_suspicious(self, encoded: bytes, digits: bytes) -> bool:
         """Tell whether text that reads back equal may still not be storable. May be wrong, but only in saying yes."""
         return (
             b"\\u0000" in encoded
-            or _LONG_RUN in encoded.translate(_ONE_DIGIT)
+            or _LONG_RUN in digits
             or (self._engine.has_datetime and _NAIVE.search(encoded) is not None)
             or (self._engine.has_decimal and _NOT_FINITE.search(encoded) is not None)
         )

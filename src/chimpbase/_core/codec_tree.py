@@ -27,7 +27,6 @@ TOO_DEEP = f"is nested more than {MAX_DEPTH} levels deep. Flatten it"
 
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _STRING_OR_NUMBER = re.compile(_STRINGS.pattern + rb"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_INTEGER = re.compile(rb"-?[0-9]{19,}")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _BAD_CHARACTER = re.compile("[\x00\ud800-\udfff]")
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
@@ -69,9 +68,12 @@ def is_too_deep(encoded: bytes) -> bool:
     return True
 
 
-def restore_floats(text: bytes) -> bytes:
-    """Give integers beyond 64 bits in JSON text a point: PostgreSQL's jsonb prints the float 1e22 as 23 digits."""
-    return _STRING_OR_NUMBER.sub(_with_point, text)
+def spell_out_floats(text: bytes) -> bytes:
+    """Write numbers with an exponent, such as 5e16, as 50000000000000000.0 in JSON text.
+
+    PostgreSQL's jsonb keeps the point and so the type; of 5e16 it makes an integer, which may not even equal the float.
+    """
+    return _STRING_OR_NUMBER.sub(_spelled_out, text)
 
 
 def find_fault(plain: object, back: object = _ABSENT, *, path: str = "$", depth: int = 0) -> Fault | None:
@@ -135,12 +137,12 @@ def parse_json(text: bytes) -> object:
     return value
 
 
-def _with_point(match: re.Match[bytes]) -> bytes:
+def _spelled_out(match: re.Match[bytes]) -> bytes:
     token = match.group()
-    if not _INTEGER.fullmatch(token):
+    if token.startswith(b'"') or b"e" not in token or b"e-" in token:
         return token
-    # no float has more than 309 digits before its point; what is longer was never ours, and int() may refuse it
-    return token if len(token) < 400 and abs(int(token)) <= MAX_INTEGER else token + b".0"
+    plain = format(Decimal(token.decode()), "f").encode()
+    return plain if b"." in plain else plain + b".0"
 
 
 def _find_in_dict(plain: dict[object, object], back: object, *, path: str, depth: int) -> Fault | None:

@@ -18,7 +18,7 @@ from uuid import UUID
 import msgspec
 from msgspec import inspect as shapes
 
-from .errors import UsageError
+from chimpbase._core.errors import UsageError
 
 NATIVE_LEAVES = (bytes, bytearray, memoryview, datetime, date, time, timedelta, UUID, Decimal)
 
@@ -31,8 +31,9 @@ class Engine:
     """What a codec needs from a library, for one annotation. The callables raise the library's own errors.
 
     `has_datetime` and `has_decimal` tell whether a declared type can hold a value that encodes well and still cannot be
-    stored. `is_shallow`: no value of the type is nested deep. `trust_equality` is False when two values may be equal
-    and differ: a custom `__eq__`, or fields left out of it.
+    stored, `has_float` whether it can hold a number that jsonb would make an integer of. `is_shallow`: no value of the
+    type is nested deep. `trust_equality` is False when two values may be equal and differ: a custom `__eq__`, or fields
+    left out of it.
     """
 
     dump: Callable[[Any], bytes]
@@ -42,6 +43,7 @@ class Engine:
     schema: Callable[[], dict[str, Any]]
     has_datetime: bool
     has_decimal: bool
+    has_float: bool
     is_shallow: bool
     trust_equality: bool
     is_object: bool
@@ -104,6 +106,7 @@ def _native_engine(annotation: Any, mentioned: list[Any]) -> Engine:
         schema=lambda: msgspec.json.schema(annotation),
         has_datetime=any(isinstance(node, shapes.DateTimeType) for node in nodes),
         has_decimal=any(isinstance(node, shapes.DecimalType) for node in nodes),
+        has_float=any(isinstance(node, (shapes.FloatType, shapes.AnyType, shapes.CustomType)) for node in nodes),
         is_shallow=_is_shallow(nodes),
         trust_equality=all(_equality_is_complete(item) for item in mentioned),
         is_object=_is_object(nodes[0]),
@@ -149,6 +152,7 @@ def _pydantic_engine(annotation: Any, mentioned: list[Any]) -> Engine:
         schema=lambda: adapter.json_schema(by_alias=True),
         has_datetime=True,
         has_decimal=True,
+        has_float=True,
         is_shallow=False,
         trust_equality=all(
             item.__eq__ is BaseModel.__eq__
@@ -171,7 +175,7 @@ def _mentioned(annotation: Any, *, seen: set[object]) -> Iterator[Any]:
     inner: list[Any] = [*get_args(annotation), *getattr(annotation, "__metadata__", ())]
     for indirection in ("__value__", "__supertype__"):  # `type X = ...` and NewType
         if not isinstance(annotation, type) and hasattr(annotation, indirection):
-            inner.append(getattr(annotation, indirection))
+            inner += [getattr(annotation, indirection)]
     cls = get_origin(annotation) or annotation
     # once per class: a recursive generic class names itself through a new alias object each time
     if isinstance(cls, type) and _has_fields(cls) and (cls, "fields") not in seen:

@@ -2,7 +2,7 @@
 
 Invariant: an occurrence is an aware UTC datetime on a whole second, the same in every process, and `next_after(t) > t`.
 Absent on purpose: the clock (callers bring the database's), rows, and jitter, which moves a job and never an
-occurrence.
+occurrence. The zone database is read through zoneinfo, the only file this room ever touches.
 
 Daylight saving follows Debian's cron. An expression whose time fields are all fixed ("30 2 * * *") means a wall-clock
 time: in a gap it runs once, right after the gap; in an overlap once, in the first pass. One with a star among them
@@ -24,10 +24,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from cronsim import CronSim, CronSimError
 
-from .cron_calendar import Calendar
-from .durations import format_duration, parse_duration, seconds
-from .errors import UsageError
-from .values import Misfire
+from chimpbase._core.cron_calendar import Calendar
+from chimpbase._core.durations import format_duration, parse_duration, seconds
+from chimpbase._core.errors import UsageError
+from chimpbase._core.values import Misfire
 
 GRACE = timedelta(seconds=60)
 MAX_EXPRESSION_LENGTH = 256

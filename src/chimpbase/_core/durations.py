@@ -12,7 +12,7 @@ import re
 from datetime import timedelta
 from typing import cast
 
-from .errors import UsageError
+from chimpbase._core.errors import UsageError
 
 ZERO = timedelta(0)
 TEN_YEARS = timedelta(days=3653)

@@ -207,7 +207,7 @@ class AlreadyStarted(Conflict):
 
     def __init__(self, workflow: str, id: str) -> None:
         self.workflow, self.id = workflow, id
-        super().__init__(f"A run of workflow {workflow!r} with id {id!r} exists already. Use another id, or signal that run.")
+        super().__init__(f"A run of workflow {workflow!r} with id {id!r} exists. Use another id, or signal that run.")
 
 
 class WrongState(Conflict):

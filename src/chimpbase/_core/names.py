@@ -11,7 +11,7 @@ import re
 import unicodedata
 from typing import cast
 
-from .errors import PayloadError, UsageError
+from chimpbase._core.errors import PayloadError, UsageError
 
 MAX_NAME_LENGTH = 128
 MAX_KEY_BYTES = 512

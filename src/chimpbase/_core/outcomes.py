@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from .durations import seconds
-from .errors import UsageError
-from .text import scrub
+from chimpbase._core.durations import seconds
+from chimpbase._core.errors import UsageError
+from chimpbase._core.text import scrub
 
 MAX_REASON_BYTES = 2048
 

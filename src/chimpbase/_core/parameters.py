@@ -8,6 +8,7 @@ handler.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from typing import Any, Literal, cast, get_type_hints
 
 import msgspec
 
-from .codec import DEFAULT_LIMIT_BYTES, Codec, codec_for
-from .codec_types import describe_type
-from .errors import PayloadError, UsageError
+from chimpbase._core.codec import DEFAULT_LIMIT_BYTES, Codec, codec_for
+from chimpbase._core.codec_types import describe_type
+from chimpbase._core.errors import PayloadError, UsageError
 
 REQUIRED = inspect.Parameter.empty
 Extra = Literal["ignore", "refuse"]
@@ -216,6 +217,8 @@ def location(fn: Callable[..., Any]) -> str:
 
 
 def _resolved_hints(target: Callable[..., Any], *, name: str, where: str) -> dict[str, Any]:
+    while isinstance(target, functools.partial):
+        target = cast("functools.partial[Any]", target).func
     function = target if hasattr(target, "__code__") else getattr(target, "__call__", target)  # noqa: B004
     # a type defined inside the function that encloses the handler is in reach only when the handler also uses it
     code, cells = getattr(function, "__code__", None), getattr(function, "__closure__", None) or ()

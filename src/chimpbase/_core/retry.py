@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import cast
 
-from .durations import seconds
-from .errors import UsageError
+from chimpbase._core.durations import seconds
+from chimpbase._core.errors import UsageError
 
 MAX_ATTEMPTS = 1000
 _LONGEST = timedelta(days=366)

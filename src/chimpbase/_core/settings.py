@@ -16,8 +16,8 @@ from difflib import get_close_matches
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple, cast
 
-from .durations import format_duration, parse_duration, seconds
-from .errors import ConfigError, UsageError
+from chimpbase._core.durations import format_duration, parse_duration, seconds
+from chimpbase._core.errors import ConfigError, UsageError
 
 PREFIX = "CHIMPBASE_"
 
@@ -31,7 +31,8 @@ _AUTHORITY = re.compile(r"(?<=://).*@", re.DOTALL)
 
 class SettingLine(NamedTuple):
     """One line of `Settings.describe`. `source` is "default", "override", "pyproject.toml" or an environment
-    variable."""
+    variable.
+    """
 
     name: str
     value: str

@@ -45,8 +45,8 @@ class NewJob:
 class ClaimedJob(msgspec.Struct, frozen=True, gc=False):
     """A job leased to this process. (`id`, `attempt`) with the process is the fence of every later write.
 
-    The fields stand in the order of the claim's columns. One is made for each job that runs: a struct costs a tenth of
-    a frozen dataclass.
+    A `suspect` is one crash of its process away from the dead letters. The fields stand in the order of the claim's
+    columns. One is made for each job that runs: a struct costs a tenth of a frozen dataclass.
     """
 
     id: JobId
@@ -55,7 +55,7 @@ class ClaimedJob(msgspec.Struct, frozen=True, gc=False):
     sort: int
     attempt: int
     uncharged: int
-    crashes: int
+    suspect: bool
     max_attempts: int | None
     enqueued_at: datetime
     payload: str

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
-from chimpbase._core.errors import LeaseLost
+from chimpbase._core.errors import AttemptError, LeaseLost
 from chimpbase._core.text import scrub
 from chimpbase._core.values import ClaimedJob, LoadedRun, ProcessId
 from chimpbase._engine.attempt import Attempt
@@ -51,7 +51,7 @@ class Activator:
         if run is None:
             return  # ended, or not ours: the executor's own settling finds out which
         journal = Journal(run, job=job, process=attempt.process, ledger=self, random=self._random)
-        code = asyncio.ensure_future(body(journal))
+        code = asyncio.ensure_future(_contained(body, journal))
         try:
             await self._drive(attempt, journal, code)
         finally:
@@ -142,6 +142,13 @@ class Activator:
         async with self._db.acquire() as connection:
             written = await runs.memo(connection, memos)
         return [(memo.run, memo.step.key) in written for memo in memos]
+
+
+async def _contained(body: Body, journal: Journal) -> str:
+    try:
+        return await body(journal)
+    except (SystemExit, GeneratorExit) as error:  # out of a task these would end the whole program
+        raise AttemptError(f"{type(error).__name__} came out of the workflow") from error
 
 
 async def _unwind(code: asyncio.Future[str]) -> None:

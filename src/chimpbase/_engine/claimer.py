@@ -10,20 +10,26 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 
-from chimpbase._core.values import ClaimedJob, ProcessId, QueueId
+from chimpbase._core.errors import DatabaseError
+from chimpbase._core.values import ClaimedJob, JobId, ProcessId, QueueId
 from chimpbase._engine.attempt import Handling
 from chimpbase._engine.executor import Executor
 from chimpbase._engine.finisher import Finisher
 from chimpbase._engine.lane import Lane
 from chimpbase._engine.service import Service
 from chimpbase._pg.db import Db
-from chimpbase._store import jobs
+from chimpbase._store import jobs, processes
 
 _MOST_PENDING = 10_000
 
 
 class Claimer(Service):
-    """Keeps slots busy."""
+    """Keeps slots busy.
+
+    A claim whose answer was lost may have leased jobs that nobody here knows of, and this process lives on. So after a
+    failed claim, and `doubt_s` later, what the process holds is compared with `holdings` (what it runs, will run, or is
+    about to settle), and the rest given back.
+    """
 
     def __init__(
         self,
@@ -33,12 +39,20 @@ class Claimer(Service):
         handlings: Iterable[Handling],
         *,
         process: Callable[[], ProcessId],
+        holdings: set[tuple[JobId, int]],
+        doubt_s: float,
         random: Callable[[], float],
     ) -> None:
         super().__init__(random=random)
         self._db, self._finisher, self._process = db, finisher, process
-        self._lanes = {one.queue: Lane(one, executor, on_hungry=self.wake) for one in handlings}
+        self._holdings, self._doubt_s = holdings, doubt_s
+        self._looks: list[float] = []
+        self._suspect = False
         self._open = True
+        self._lanes = {
+            one.queue: Lane(one, executor, on_hungry=self.wake, on_suspect_ended=self._let_next_suspect)
+            for one in handlings
+        }
 
     @property
     def queues(self) -> Sequence[QueueId]:
@@ -67,8 +81,11 @@ class Claimer(Service):
                 self.wake()
 
     async def tick(self) -> float | None:
-        if not self._open or self._finisher.pending > _MOST_PENDING:
-            return None if not self._open else 0.01
+        if not self._open:
+            return None
+        await self._look_for_strays()
+        if self._finisher.pending > _MOST_PENDING:
+            return 0.01
         asked = [(lane, demand) for lane in self._lanes.values() if lane.hot and (demand := lane.demand()) is not None]
         if not asked:
             return None
@@ -78,11 +95,22 @@ class Claimer(Service):
         process, began_s = self._process(), perf_counter()
         try:
             async with self._db.acquire() as connection:
-                claimed = await jobs.claim(connection, process=process, demands=[demand for _, demand in asked])
-        except BaseException:
+                claimed = await jobs.claim(
+                    connection,
+                    process=process,
+                    demands=[demand for _, demand in asked],
+                    suspects=not self._suspect,
+                )
+        except BaseException as error:
             for lane, _ in asked:
                 lane.hot = True
+            if isinstance(error, DatabaseError):
+                # and again later: the server may have the lost claim still before it, in a socket it has not read
+                now = asyncio.get_running_loop().time()
+                self._looks = [now, now + self._doubt_s]
             raise
+        self._holdings.update((job.id, job.attempt) for job in claimed)
+        self._suspect = self._suspect or any(job.suspect for job in claimed)
         seconds = perf_counter() - began_s
         sorted_out: dict[QueueId, list[ClaimedJob]] = {demand.queue: [] for _, demand in asked}
         # the claim answers in no order; jobs start in that of their queue
@@ -117,6 +145,25 @@ class Claimer(Service):
         for lane in self._lanes.values():
             lane.empty()
         await self._cancel()
+
+    def _let_next_suspect(self) -> None:
+        self._suspect = False
+        # it may stand before what has been claimed meanwhile
+        self.ready(self._lanes, sweep=True)
+
+    async def _look_for_strays(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._looks and now >= self._looks[0]:
+            process = self._process()
+            async with self._db.transaction() as connection:
+                await processes.hold(connection, process=process)
+                strays = await jobs.give_back_strays(connection, process=process, running=self._holdings)
+            self._looks = [look for look in self._looks if look > now]
+            if strays:
+                self._log.warning("gave back %d jobs that this process held and did not run", len(strays))
+                self.ready(self._lanes, sweep=True)
+        if self._looks:
+            self.wake_in(self._looks[0] - now)
 
     async def _cancel(self) -> None:
         slots = [slot for lane in self._lanes.values() for slot in lane.cancel()]

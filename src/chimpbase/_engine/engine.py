@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from chimpbase._core.errors import DatabaseError
-from chimpbase._core.values import ProcessId, QueueId
+from chimpbase._core.values import JobId, ProcessId, QueueId
 from chimpbase._engine.activator import Activator
 from chimpbase._engine.attempt import Handling
 from chimpbase._engine.claimer import Claimer
@@ -79,7 +79,8 @@ class Engine:
         self._recovery: asyncio.Task[None] | None = None
         self._ended: set[Callable[[str], None]] = set()
         self._promoter = Promoter(db, on_ready=self.ready, random=random)
-        self._finisher = Finisher(db, process=self._current, random=random)
+        self._holdings: set[tuple[JobId, int]] = set()
+        self._finisher = Finisher(db, process=self._current, holdings=self._holdings, random=random)
         self.activator = Activator(db, random=random, on_later=self.later, on_ended=self._tell_ended)
 
     # What the application tells the engine
@@ -122,11 +123,18 @@ class Engine:
         """Begin to work these queues."""
         queues = [handling.queue for handling in handlings]
         await self._join(queues)
-        executor = Executor(self._finisher, random=self._random, on_later=self.later)
-        self._claimer = claimer = Claimer(
-            self._db, executor, self._finisher, handlings, process=self._current, random=self._random
-        )
+        executor = Executor(self._finisher, holdings=self._holdings, random=self._random, on_later=self.later)
         poll_s, lease_s = self._pace.poll.total_seconds(), self._pace.lease.total_seconds()
+        self._claimer = claimer = Claimer(
+            self._db,
+            executor,
+            self._finisher,
+            handlings,
+            process=self._current,
+            holdings=self._holdings,
+            doubt_s=lease_s,
+            random=self._random,
+        )
         scheduler = Scheduler(self._db, on_ready=self.ready, random=self._random)
         rescuer = Rescuer(
             self._db,
@@ -147,6 +155,8 @@ class Engine:
             random=self._random,
         )
         pruner = Pruner(self._db, days_ahead=7, every_s=600, random=self._random)
+        # the day's history must be there before any job ends: one that ends while it is attached is refused by it
+        await pruner.tick()
         self._services = [self._promoter, scheduler, rescuer, pruner, self._claimer, lookout]
         for service in self._services:
             service.start()
@@ -193,8 +203,11 @@ class Engine:
         if self._process is None:
             return
         try:
-            async with self._db.acquire() as connection:
-                await processes.remove(connection, processes=[self._process])
+            async with self._db.transaction() as connection:
+                await processes.hold(connection, process=self._process)
+                if not await processes.remove(connection, processes=[self._process]):
+                    # a job could not be given back in time: others take it at once
+                    await processes.expire(connection, gone=[self._process])
         except DatabaseError as error:
             # its lease runs out by itself
             _log.warning("could not say goodbye: %s", error)

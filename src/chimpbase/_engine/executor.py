@@ -11,9 +11,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from time import perf_counter
 
-from chimpbase._core.errors import AttemptTimeout
+from chimpbase._core.errors import AttemptError, AttemptTimeout
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
-from chimpbase._core.values import ClaimedJob, ProcessId
+from chimpbase._core.values import ClaimedJob, JobId, ProcessId
 from chimpbase._engine.attempt import Attempt, Handling, Outcome
 from chimpbase._engine.failures import Again, Bury, decide, error_record, failure_record
 from chimpbase._engine.finisher import Finisher
@@ -25,8 +25,15 @@ _log = logging.getLogger("chimpbase.job")
 class Executor:
     """Runs attempts. `on_later` is told the delay of every job that was put off, so that somebody wakes for it."""
 
-    def __init__(self, finisher: Finisher, *, random: Callable[[], float], on_later: Callable[[float], None]) -> None:
-        self._finisher = finisher
+    def __init__(
+        self,
+        finisher: Finisher,
+        *,
+        holdings: set[tuple[JobId, int]],
+        random: Callable[[], float],
+        on_later: Callable[[float], None],
+    ) -> None:
+        self._finisher, self._holdings = finisher, holdings
         self._random = random
         self._on_later = on_later
 
@@ -36,16 +43,25 @@ class Executor:
         started_s = perf_counter()
         try:
             outcome = await (handling.run(attempt) if handling.timeout is None else _in_time(handling, attempt))
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            slot = asyncio.current_task()
+            if slot is None or not slot.cancelling():
+                # nobody cancelled this attempt: it came out of something that the handler awaited
+                self._failed(handling, attempt, _contained(error))
+                return
             self._interrupted(handling, attempt)
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises is a failed attempt
-            self._failed(handling, attempt, error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._failed(handling, attempt, error if isinstance(error, Exception) else _contained(error))
         else:
             self._succeeded(handling, attempt, outcome, started_s)
 
     def _succeeded(self, handling: Handling, attempt: Attempt, outcome: Outcome, started_s: float) -> None:
-        if not attempt.settled:
+        if attempt.settled:
+            self._holdings.discard((attempt.job.id, attempt.job.attempt))
+        else:
             self._settle(attempt, outcome)
         if type(outcome) is Snooze:
             self._on_later(outcome.for_.total_seconds())
@@ -85,9 +101,17 @@ class Executor:
         _log.warning("%s failed: %s; %s", title, data["error"], verdict, exc_info=error, extra={"data": data})
 
     def _interrupted(self, handling: Handling, attempt: Attempt) -> None:
-        if not attempt.settled:
+        if attempt.settled:
+            self._holdings.discard((attempt.job.id, attempt.job.attempt))
+        else:
             self._finisher.give_back(attempt.job)
             _log.info("%s given back, attempt not charged", _title(handling, attempt.job))
+
+
+def _contained(error: BaseException) -> AttemptError:
+    contained = AttemptError(f"{type(error).__name__} came out of the handler")
+    contained.__cause__ = error
+    return contained
 
 
 async def _in_time(handling: Handling, attempt: Attempt) -> Outcome:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from chimpbase._core.errors import DatabaseError, OutcomeUnknown
@@ -29,6 +29,8 @@ _log = logging.getLogger("chimpbase.job")
 class _End(Protocol):
     @property
     def id(self) -> JobId: ...
+    @property
+    def attempt(self) -> int: ...
 
 
 E = TypeVar("E", bound=_End)
@@ -44,7 +46,7 @@ class _Lane(Generic[E]):
         *,
         process: Callable[[], ProcessId],
         random: Callable[[], float],
-        on_settled: Callable[[int], None],
+        on_settled: Callable[[Sequence[_End]], None],
     ) -> None:
         self._db, self._settle, self._process, self._random = db, settle, process, random
         self._on_settled = on_settled
@@ -68,7 +70,7 @@ class _Lane(Generic[E]):
             # what an earlier life of this process held is somebody else's by now
             ends = sorted((end for holder, end in batch if holder == process), key=lambda end: end.id)
             held = await self._persist(process, ends) if ends else set[JobId]()
-            self._on_settled(len(batch))
+            self._on_settled([end for _, end in batch])
             for _, end in batch:
                 if end.id not in held:
                     _log.warning("lease lost: job %d ended after its lease", end.id, extra={"data": {"job": end.id}})
@@ -83,8 +85,11 @@ class _Lane(Generic[E]):
             except DatabaseError as error:
                 # an unknown outcome may be asked for again: the fence answers "not held" to what was done already
                 if not error.transient and not isinstance(error, OutcomeUnknown):
-                    _log.error("%d jobs could not be settled: %s", len(ends), error)
-                    return set()
+                    if len(ends) > 1:  # one bad row must not keep the others: halving finds it
+                        middle = len(ends) // 2
+                        return await self._persist(process, ends[:middle]) | await self._persist(process, ends[middle:])
+                    _log.error("job %d cannot be settled, it stays leased: %s", ends[0].id, error)  # noqa: TRY400
+                    pause_s = _LONGEST_PAUSE_S
             await asyncio.sleep(pause_s * (0.5 + self._random()))
             pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
         return set()
@@ -93,7 +98,16 @@ class _Lane(Generic[E]):
 class Finisher:
     """Writes the ends of attempts that did not write their own."""
 
-    def __init__(self, db: Db, *, process: Callable[[], ProcessId], random: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        db: Db,
+        *,
+        process: Callable[[], ProcessId],
+        holdings: set[tuple[JobId, int]],
+        random: Callable[[], float],
+    ) -> None:
+        self._holdings = holdings
+
         def lane(settle: Callable[..., Awaitable[set[JobId]]]) -> _Lane[_End]:
             return _Lane(db, settle, process=process, random=random, on_settled=self._settled)
 
@@ -135,5 +149,6 @@ class Finisher:
         except TimeoutError:
             _log.warning("%d ends of jobs could not be written in time; their jobs will run again", self._pending)
 
-    def _settled(self, ends: int) -> None:
-        self._pending -= ends
+    def _settled(self, ends: Sequence[_End]) -> None:
+        self._pending -= len(ends)
+        self._holdings.difference_update((end.id, end.attempt) for end in ends)

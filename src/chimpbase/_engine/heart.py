@@ -70,7 +70,7 @@ class Heart:
     def _run(self) -> None:
         try:
             asyncio.run(self._beat_until_stopped())
-        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to
+        except Exception as error:
             _log.error("the heartbeat ended", exc_info=error)
             self._tell_lost()
         finally:

@@ -26,12 +26,21 @@ _log = logging.getLogger("chimpbase.engine.lane")
 
 
 class Lane:
-    """`hot`: a claim may find something. `on_hungry` is called when it would be good to claim again."""
+    """`hot`: a claim may find something. `on_hungry` is called when it would be good to claim again, `on_suspect_ended`
+    when a job that may kill its process has not.
+    """
 
-    def __init__(self, handling: Handling, executor: Executor, *, on_hungry: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        handling: Handling,
+        executor: Executor,
+        *,
+        on_hungry: Callable[[], None],
+        on_suspect_ended: Callable[[], None],
+    ) -> None:
         self.handling = handling
         self.hot = True
-        self._executor, self._on_hungry = executor, on_hungry
+        self._executor, self._on_hungry, self._on_suspect_ended = executor, on_hungry, on_suspect_ended
         self._process: ProcessId | None = None
         self._buffer: deque[ClaimedJob] = deque()
         self._slots: set[asyncio.Task[None]] = set()
@@ -82,8 +91,8 @@ class Lane:
                 self._hint = (job.priority, job.sort)
             elif job.priority == priority and job.sort > sort:
                 self._hint = (priority, job.sort)
-        # a full answer suggests more
-        self.hot = self.hot or len(jobs) >= asked.jobs
+        # a full answer suggests more, and a suspect that others were left behind for it
+        self.hot = self.hot or len(jobs) >= asked.jobs or any(job.suspect for job in jobs)
         self._buffer.extend(jobs)
         for _ in range(min(len(jobs), len(self._idle))):
             waiter = self._idle.pop()
@@ -133,6 +142,8 @@ class Lane:
             finally:
                 self._running -= 1
                 self._learn(perf_counter() - began_s)
+                if job.suspect:
+                    self._on_suspect_ended()
                 if self._quiet is not None and not self._running and not self._quiet.done():
                     self._quiet.set_result(None)
             breath -= 1

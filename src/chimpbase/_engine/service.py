@@ -78,7 +78,7 @@ class Service(ABC):
             try:
                 rest_s = await self.tick()
                 failures = 0
-            except Exception as error:  # noqa: BLE001 - a loop that dies would lose work silently
+            except Exception as error:
                 failures += 1
                 rest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(failures, 10)) * (0.5 + self._random() / 2)
                 self._complain(error)

@@ -93,7 +93,7 @@ class Coalescer(Generic[T, R]):
                 middle = len(batch) // 2
                 await self._serve(batch[:middle])
                 await self._serve(batch[middle:])
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+        except Exception as error:  # whatever it is, those who wait must hear of it
             _refuse(batch, error)
         else:
             if len(results) != len(batch):

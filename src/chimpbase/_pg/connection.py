@@ -71,33 +71,9 @@ class Queries:
         """COPY `records` into `table` in binary; the status tag. Worth it from some 5,000 rows on, below use unnest."""
         session = self._held()
 
-        async def copy(label: str) -> str:
-            # The driver waits for the socket to take more bytes, and nothing wakes it when the socket is closed.
-            task = asyncio.ensure_future(
-                session.driver.copy_records_to_table(table, records=records, columns=columns, schema_name=schema)
-            )
-
-            def stop(_: object) -> None:
-                task.cancel()
-
-            session.driver.add_termination_listener(stop)
-            try:
-                return await task
-            except asyncio.CancelledError:
-                if session.is_closed:
-                    raise ConnectionResetError("it was closed during COPY") from None
-                raise
-            except (asyncpg.PostgresError, OSError):
-                raise
-            except Exception as error:
-                closed = session.is_closed
-                session.terminate()  # the server is in the middle of a COPY that has no end
-                if closed:
-                    raise ConnectionResetError("it was closed during COPY") from error
-                raise QueryError(
-                    f"A record does not fit the columns {', '.join(columns)} of {table}: {type(error).__name__}: {error}. "
-                    "Nothing was stored, and the connection was closed."
-                ) from error
+        async def copy(_: str) -> str:
+            copying = session.driver.copy_records_to_table(table, records=records, columns=columns, schema_name=schema)
+            return await _copied(session, copying, f"the columns {', '.join(columns)} of {table}")
 
         return await session.run(copy, f"copy {table} from stdin", ())
 
@@ -204,6 +180,31 @@ class Connection(Queries):
         """Take the session away from whoever holds this; for `Db`, when it is given back."""
         session, self._session = self._session, None
         return session
+
+
+async def _copied(session: Session, copying: Coroutine[Any, Any, str], place: str) -> str:
+    # The driver waits for the socket to take more bytes, and nothing wakes it when the socket is closed.
+    task = asyncio.create_task(copying)
+
+    def stop(_: object) -> None:
+        task.cancel()
+
+    session.driver.add_termination_listener(stop)
+    try:
+        return await task
+    except (asyncpg.PostgresError, OSError):
+        raise
+    except BaseException as error:
+        cancelled = isinstance(error, asyncio.CancelledError) or not isinstance(error, Exception)
+        if session.is_closed:
+            raise ConnectionResetError("it was closed during COPY") from error
+        session.terminate()  # the server is in the middle of a COPY that has no end
+        if cancelled:
+            raise
+        raise QueryError(
+            f"A record does not fit {place}: {type(error).__name__}: {error}. Nothing was stored, and the "
+            "connection was closed."
+        ) from error
 
 
 def _checked(name: str) -> str:

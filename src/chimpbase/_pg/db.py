@@ -195,14 +195,19 @@ class Db:
         await self._pool.close(grace_s=grace.total_seconds())
 
     async def _once(self, run: Callable[[Session, str, tuple[object, ...]], Awaitable[T]], sql: str, args: Any) -> T:
-        session = await self._session(None)
-        try:
-            return await run(session, sql, args)
-        finally:
-            if session.is_clean():
-                self._pool.put(session)
-            else:
-                await self._return(session)
+        while True:
+            session = await self._session(None)
+            may_be_stale = not session.fresh
+            try:
+                return await run(session, sql, args)
+            except Unreachable:
+                if not (may_be_stale and session.unsent):
+                    raise
+            finally:
+                if session.is_clean():
+                    self._pool.put(session)
+                else:
+                    await self._return(session)
 
     async def _session(self, timeout_s: float | None) -> Session:
         session = self._pool.take() or await self._pool.wait(

@@ -33,7 +33,7 @@ from chimpbase._pg.binaries import find_binaries, readable_binaries
 from chimpbase._pg.embedded_account import Account
 from chimpbase._pg.embedded_cluster import check_cluster, create_cluster, data_major, server_command
 from chimpbase._pg.embedded_place import Place, runtime_directory, settle
-from chimpbase._pg.embedded_postmaster import DirectoryLock, clear_reused_pid, read_postmaster
+from chimpbase._pg.embedded_postmaster import DirectoryLock, clear_stale_pid_file, read_postmaster
 
 START_TIMEOUT_S: Final = 120.0  # crash recovery replays up to max_wal_size
 POLL_S: Final = 0.002
@@ -123,7 +123,7 @@ class Keeper:
                 finally:
                     if self.started is None:
                         self._end_leftover()
-        except BaseException as error:  # noqa: BLE001 - handed to the waiting task, whatever it is
+        except BaseException as error:
             self.failure = self._named(error)
         finally:
             self._settled.set()
@@ -159,7 +159,7 @@ class Keeper:
                     binaries=binaries,
                     run=lambda command, stdin: self._run(command, stdin, log=log, account=account),
                 )
-            clear_reused_pid(data)
+            clear_stale_pid_file(data)
             sockets = self._sockets = runtime_directory(self._lock, account=account, environ=order.environ)
             command = server_command(data, sockets=sockets, binaries=binaries, settings=order.settings)
             mark = log.tell()

@@ -9,8 +9,8 @@ Rule for root: the server runs under an account that is not root, which must be 
 directory above the project is closed to it (a project under /root is the normal case in containers), the data lies in a
 directory of its own under /var/lib/chimpbase, or under the temporary directory when the project does, and `pg` is a
 link to it. CHIMPBASE_STATE_DIR names another root for these. The link is the only key: who deletes it starts with an
-empty database, and the old data stays where it was until somebody removes it. No existing directory's mode is ever
-changed.
+empty database, and the old data stays where it was until somebody removes it; under the temporary directory the next
+start does. No existing directory's mode is ever changed.
 
 Invariant: the runtime directory is ours alone (owner, mode, not a link), so nobody else can put a socket there.
 """
@@ -22,6 +22,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,7 @@ from typing import Final
 
 from chimpbase._core.errors import ConfigError
 from chimpbase._pg.embedded_account import Account, choose_account
-from chimpbase._pg.embedded_postmaster import DirectoryLock
+from chimpbase._pg.embedded_postmaster import DirectoryLock, is_serving, read_postmaster
 
 PORT: Final = 5432
 _SOCKET: Final = f".s.PGSQL.{PORT}"
@@ -115,13 +116,17 @@ def runtime_directory(lock: DirectoryLock, *, account: Account, environ: Mapping
     info = os.fstat(lock.fd)
     identity = f"{lock.path}\0{info.st_dev}\0{info.st_ino}"
     name = f"chimpbase-{account.uid}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    # where the last owner had it: another shell may have another TMPDIR, and clients look where it was
+    noted = Path(lock.read_note() or "")
+    bases = [noted.parent] if noted.name == name and noted.parent.is_dir() else []
     refused: list[str] = []
-    for base in _runtime_bases(environ):
+    for base in (*bases, *_runtime_bases(environ)):
         directory = base / name
         reason = _unfit(directory, account) or _claim(directory, account)
         if reason is None:
             for leftover in (_SOCKET, f"{_SOCKET}.lock"):
                 (directory / leftover).unlink(missing_ok=True)
+            lock.write_note(str(directory))
             return directory
         refused.append(f"{directory} {reason}")
     raise ConfigError(
@@ -188,6 +193,8 @@ def _new_state_directory(place: Place, account: Account, environ: Mapping[str, s
     prefix = "chimpbase-" + (re.sub(r"[^A-Za-z0-9._]+", "-", project.name)[:40] or "root") + "-"
     for root in roots:
         with contextlib.suppress(OSError):
+            if root == temporary:
+                _sweep_state(root)
             make_directories(root)
             directory = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
             if account.reaches(directory):
@@ -201,3 +208,24 @@ def _new_state_directory(place: Place, account: Account, environ: Mapping[str, s
         "can reach, or set DATABASE_URL.",
         key="CHIMPBASE_STATE_DIR",
     )
+
+
+def _sweep_state(temporary: Path) -> None:
+    """Delete throw-away data that nothing points to any more, such as that of a test run that was cleaned up."""
+    for origin in temporary.glob("chimpbase-*/origin"):
+        directory = origin.parent
+        with contextlib.suppress(OSError, ConfigError):
+            pointer = Path(origin.read_text(encoding="utf-8").removesuffix("\n"))
+            data = directory / pointer.name
+            is_ours = not directory.is_symlink() and directory.stat().st_uid == os.geteuid()
+            if not is_ours or not pointer.is_relative_to(temporary) or pointer.resolve() == data:
+                continue
+            if (postmaster := read_postmaster(data)) and is_serving(postmaster, data):
+                continue
+            # a start that has not made its link so far holds the lock
+            path = pointer.with_name(f"{pointer.name}.lock")
+            lock = DirectoryLock.take(path) if path.exists() else None
+            if lock or not path.exists():
+                shutil.rmtree(directory, ignore_errors=True)
+            if lock:
+                lock.release()

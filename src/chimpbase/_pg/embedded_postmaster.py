@@ -19,11 +19,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from chimpbase._core.errors import ConfigError
 
-PID_FILE = "postmaster.pid"
+PID_FILE: Final = "postmaster.pid"
+_NOTE_BYTES: Final = 4096
 
 
 class DirectoryLock:
@@ -41,11 +42,12 @@ class DirectoryLock:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                if os.geteuid() == 0:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                info = os.fstat(fd)
+                if os.geteuid() == info.st_uid == 0 and info.st_nlink == 1:
                     # in somebody's project it must not be a file that only root can open
                     owner = path.parent.stat()
                     os.fchown(fd, owner.st_uid, owner.st_gid)
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # the directory may have been deleted and made anew since the open: then nobody else sees this file
                 if os.path.samestat(os.fstat(fd), path.stat()):
                     return cls(path, fd)
@@ -62,6 +64,17 @@ class DirectoryLock:
             ) from error
         os.close(fd)
         return None
+
+    def read_note(self) -> str | None:
+        """What the last holder of this account noted down, or None."""
+        if os.fstat(self.fd).st_uid != os.geteuid():
+            return None
+        return os.pread(self.fd, _NOTE_BYTES, 0).decode(errors="replace").strip() or None
+
+    def write_note(self, note: str) -> None:
+        """Leave a line for the next holder."""
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, f"{note}\n".encode(errors="replace"), 0)
 
     def release(self) -> None:
         """Close this process's hold; a running server keeps its own. Idempotent."""
@@ -116,16 +129,16 @@ def read_postmaster(data: Path) -> Postmaster | None:
         return None
 
 
-def clear_reused_pid(data: Path) -> None:
-    """Remove a `postmaster.pid` whose process id now belongs to a process that is no server of this directory.
+def clear_stale_pid_file(data: Path) -> None:
+    """Remove a `postmaster.pid` that names a process which is no server of this directory, or that a crash left empty.
 
-    Call it with the lock held. A dead process id is left to PostgreSQL, which also checks for shared memory still in
-    use.
+    Call it with the lock held. A dead process id is left to PostgreSQL, which also looks for shared memory in use.
     """
-    postmaster = read_postmaster(data)
-    if postmaster and _is_alive(postmaster.pid) and not _serves(postmaster.pid, data):
-        with contextlib.suppress(FileNotFoundError):
-            (data / PID_FILE).unlink()
+    path, postmaster = data / PID_FILE, read_postmaster(data)
+    with contextlib.suppress(FileNotFoundError):
+        is_foreign = postmaster and _is_alive(postmaster.pid) and not _serves(postmaster.pid, data)
+        if is_foreign or path.stat().st_size == 0:
+            path.unlink()
 
 
 def is_serving(postmaster: Postmaster, data: Path) -> bool:

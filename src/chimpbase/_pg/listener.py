@@ -134,13 +134,13 @@ class Listener:
     def _deliver(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
         try:
             self._on_notify(payload)
-        except Exception:  # noqa: BLE001 - a fault of the callback must not end the listening
+        except Exception:  # a fault of the callback must not end the listening
             _log.exception("What %r announces could not be handled.", self._channel)
 
     def _tell_gap(self) -> None:
         try:
             self._on_gap()
-        except Exception:  # noqa: BLE001 - a fault of the callback must not end the listening
+        except Exception:  # a fault of the callback must not end the listening
             _log.exception("The gap in what %r announces could not be handled.", self._channel)
 
     def _report(self, error: ChimpbaseError) -> None:

@@ -49,6 +49,7 @@ class Pool:
         self._size = 0
         self._generation = 0
         self._closed = False
+        self._refusal: Unreachable | None = None  # why the last connection could not be made
         self._emptied = asyncio.Event()
 
     @property
@@ -81,6 +82,8 @@ class Pool:
                 session = await self._open(left_s) if self._size < self._limit else await self._queue_up(left_s)
             if session is not None:
                 return session
+            if left_s <= 0 and self._refusal is not None:
+                raise Unreachable(str(self._refusal)) from self._refusal
             if left_s <= 0:
                 raise Unreachable(
                     f"All {self._limit} connections are busy, for all of the {timeout_s:g} s this call waited. Do slow "
@@ -123,7 +126,7 @@ class Pool:
             self.expire()
         elif state == "25006":
             self.expire()
-        elif not isinstance(error, OSError | asyncpg.PostgresConnectionError):
+        elif not (session.unsent or isinstance(error, OSError | asyncpg.PostgresConnectionError)):
             return
         elif session.is_closed and session.generation == self._generation:
             if session.timed_out:
@@ -190,9 +193,12 @@ class Pool:
         generation = self._generation
         try:
             session = await self._open_session(within_s, generation)
-        except BaseException:
+        except BaseException as error:
+            # Whoever waits for a slot meanwhile, and runs out of time, should hear this reason.
+            self._refusal = error if isinstance(error, Unreachable) else None
             self._leave_slot()
             raise
+        self._refusal = None
         self._all.add(session)
         if self._closed:
             self.drop(session)

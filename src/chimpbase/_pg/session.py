@@ -20,18 +20,20 @@ from chimpbase._core.errors import DatabaseError, OutcomeUnknown, StatementTimeo
 from chimpbase._pg import lexer
 from chimpbase._pg.connector import Driver, Record
 from chimpbase._pg.faults import StatementHook
-from chimpbase._pg.translate import lost, severity, translate
+from chimpbase._pg.translate import lost, severity, translate, was_not_sent
 from chimpbase._pg.watchdog import Watchdog
 
 T = TypeVar("T")
 
 
 class Session:
-    """`failure` is the error that made the open transaction unusable; `dirty` tells that settings were changed."""
+    """`failure` is the error that made the open transaction unusable, `dirty` tells that settings were changed, and
+    `unsent` that the last statement found the connection ended and certainly did nothing.
+    """
 
     __slots__ = (
         *("_busy", "_foreign", "_hook", "_in_transaction", "_loop", "_on_failure", "_turns", "_watchdog"),
-        *("born", "budget_s", "clock_shift", "dirty", "driver", "failure", "fresh", "generation"),
+        *("born", "budget_s", "clock_shift", "dirty", "driver", "failure", "fresh", "generation", "unsent"),
     )
 
     def __init__(
@@ -49,6 +51,7 @@ class Session:
         self.born = monotonic()
         self.generation = generation
         self.fresh = True
+        self.unsent = False
         self.dirty = False
         self.failure: DatabaseError | None = None
         self.clock_shift = timedelta(0)
@@ -144,7 +147,7 @@ class Session:
                 await asyncio.shield(task)
             except asyncio.CancelledError as error:
                 cancelled = error
-            except Exception:  # noqa: BLE001 - `result` raises it below
+            except Exception:  # `result` raises it below
                 break
         if cancelled is not None:
             raise cancelled from (None if task.cancelled() else task.exception())
@@ -187,6 +190,10 @@ class Session:
         elif isinstance(error, OSError) or (isinstance(error, asyncpg.PostgresConnectionError) and not severity(error)):
             self.terminate()
             failure = self._in_doubt(statement, sql, "lost its connection") or lost(error, statement=statement)
+        elif was_not_sent(error):
+            self.unsent = True
+            self.terminate()
+            failure = translate(error, statement=statement)
         else:
             failure = translate(error, statement=statement)
             # A value that the driver refused never reached the server and leaves the transaction as it was.

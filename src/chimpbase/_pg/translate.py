@@ -116,6 +116,8 @@ def translate(error: Exception, *, statement: str = "The statement") -> Chimpbas
                 f"{statement} was prepared before a table or type it uses changed. Repeat the transaction.",
                 sqlstate=getattr(error, "sqlstate", None),
             )
+        case _ if was_not_sent(error):
+            return Unreachable(f"{statement} was not sent, because its connection had ended before.")
         case asyncpg.PostgresError() if severity(error):
             return _from_server(error, statement)
         case asyncpg.PostgresConnectionError():
@@ -126,6 +128,20 @@ def translate(error: Exception, *, statement: str = "The statement") -> Chimpbas
             return Unreachable(f"{statement} found no connection to PostgreSQL: {_reason(error)}.")
         case _:
             return DatabaseError(f"{statement} failed in the driver: {type(error).__name__}: {error}")
+
+
+def was_not_sent(error: Exception) -> bool:
+    """Whether the driver noticed, before it sent anything, that the connection had ended.
+
+    It says so in either of two ways: the socket is closed already, or only the server's farewell has been read so far.
+    """
+    match error:
+        case asyncpg.InterfaceError():
+            return "connection is closed" in str(error)
+        case asyncpg.InternalClientError():
+            return "cannot switch to state" in str(error)
+        case _:
+            return False
 
 
 def lost(error: BaseException | None, *, statement: str) -> DatabaseError:
@@ -211,8 +227,6 @@ def _from_driver(error: Exception, statement: str) -> DatabaseError:
         expected = _EXPECTED.search(said)
         fit = f": {expected['expected']}" if expected else ""
         return QueryError(f"{statement} got a value that does not fit its argument {argument['place']}{fit}.")
-    if "connection is closed" in said or "connection has been released" in said:
-        return Unreachable(f"{statement} was not sent, because its connection is closed.")
     return QueryError(f"{statement} was not sent: {_sentence(said)}")
 
 

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Final
 
 # When the loop was blocked past the deadline, the answer may be waiting in the socket while timers run first.
-_SECOND_LOOK_S: Final = 0.005
+_SECOND_LOOK_S: Final = 0.05
 
 
 class Watchdog:

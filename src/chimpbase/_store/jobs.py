@@ -101,9 +101,12 @@ async def enqueue(connection: Connection, jobs: Sequence[NewJob]) -> list[JobId]
     return list(ids or ())
 
 
-async def claim(connection: Connection, *, process: ProcessId, demands: Sequence[Demand]) -> list[ClaimedJob]:
+async def claim(
+    connection: Connection, *, process: ProcessId, demands: Sequence[Demand], suspects: bool
+) -> list[ClaimedJob]:
     """Lease ready jobs, at most the demanded number of each queue. Each claim counts as one attempt at once.
 
+    With `suspects` one of those that are a crash away from the dead letters may be among them; else none is.
     Nothing comes back when the process was declared dead: it must take a new id first.
     """
     rows = await connection.fetch(
@@ -113,6 +116,7 @@ async def claim(connection: Connection, *, process: ProcessId, demands: Sequence
             demands=[demand.jobs for demand in demands],
             priorities=[demand.after[0] for demand in demands],
             sorts=[demand.after[1] for demand in demands],
+            suspects=suspects,
         )
     )
     return [ClaimedJob(*row) for row in rows]
@@ -164,6 +168,19 @@ async def give_back(connection: Connection, *, process: ProcessId, jobs: Sequenc
     """Make jobs ready again without charging the attempt; the ids that were still held."""
     rows = await connection.fetch(
         *_SQL.give_back.bind(process=process, ids=[job.id for job in jobs], attempts=[job.attempt for job in jobs])
+    )
+    return {row[0] for row in rows}
+
+
+async def give_back_strays(
+    connection: Connection, *, process: ProcessId, running: Iterable[tuple[JobId, int]]
+) -> set[JobId]:
+    """Make what this process holds ready again, but for the (id, attempt) in `running`; the ids given back."""
+    mine = list(running)
+    rows = await connection.fetch(
+        *_SQL.give_back_strays.bind(
+            process=process, ids=[id for id, _ in mine], attempts=[attempt for _, attempt in mine]
+        )
     )
     return {row[0] for row in rows}
 

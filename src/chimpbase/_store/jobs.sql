@@ -10,6 +10,8 @@ select chimpbase.enqueue_jobs(
 -- name: claim
 -- Lease up to `demands[i]` ready jobs of `queues[i]` to a process, lowest priority number first, then oldest; only those
 -- after the hint (priorities[i], sorts[i]), which spares the scan what this process knows to be taken or dead.
+-- A suspect (one crash away from the dead letters) is taken only if `:suspects`, and one at most: what crashed together
+-- must not crash together again, or the innocent die with the one that kills its process.
 -- Locks:  those jobs (skip locked); the process row (key share), so that nobody declares it dead in between.
 -- Index:  job_ready (queue, priority, sort).
 with me as (
@@ -20,17 +22,18 @@ with me as (
   for key share
 ),
 ready as (
-  select taken.id
+  select taken.id, taken.suspect
   from me
   cross join unnest(:queues::int[], :demands::int[], :priorities::smallint[], :sorts::bigint[])
     as want (queue, demand, priority, sort)
   join chimpbase.queue on queue.id = want.queue and queue.paused_at is null
   cross join lateral (
-    select job.id
+    select job.id, job.crashes > 0 and job.crashes + 1 >= queue.max_crashes as suspect
     from chimpbase.job
     where job.queue = want.queue
       and (job.priority, job.sort) > (want.priority, want.sort)
       and job.process is null
+      and (:suspects or job.crashes = 0 or job.crashes + 1 < queue.max_crashes)
     order by job.priority, job.sort
     limit want.demand
     for update skip locked
@@ -42,7 +45,8 @@ set process = :process,
     claimed_at = chimpbase.clock()
 from ready
 where job.id = ready.id
-returning job.id, job.queue, job.priority, job.sort, job.attempt, job.uncharged, job.crashes, job.max_attempts,
+  and (not ready.suspect or ready.id = (select min(id) from ready where suspect))
+returning job.id, job.queue, job.priority, job.sort, job.attempt, job.uncharged, ready.suspect, job.max_attempts,
   job.enqueued_at, job.payload, job.headers;
 
 -- name: finish
@@ -136,6 +140,23 @@ from unnest(:ids::bigint[], :attempts::int[]) as back (id, attempt)
 where job.id = back.id
   and job.process = :process
   and job.attempt = back.attempt
+returning job.id;
+
+-- name: give_back_strays
+-- Make ready again, uncharged, what this process holds but does not run: it never heard that its claim was committed.
+-- Reads the whole table, for there is no index by process; this is rare.
+-- Locks:  those jobs.
+update chimpbase.job
+set process = null,
+    claimed_at = null,
+    uncharged = job.uncharged + 1
+where process = :process
+  and not exists (
+    select 1
+    from unnest(:ids::bigint[], :attempts::int[]) as mine (id, attempt)
+    where mine.id = job.id
+      and mine.attempt = job.attempt
+  )
 returning job.id;
 
 -- name: promote

@@ -47,6 +47,11 @@ async def beat(connection: Connection, *, process: ProcessId) -> bool:
     return await connection.fetch_value(*_SQL.beat.bind(process=process)) is not None
 
 
+async def hold(connection: Connection, *, process: ProcessId) -> None:
+    """Lock a process for the rest of the transaction, after every claim of it that is on its way."""
+    await connection.execute(*_SQL.hold.bind(process=process))
+
+
 async def list_live(connection: Connection) -> list[LiveProcess]:
     """Processes that nobody declared dead."""
     return [LiveProcess(id=id, host=host, pid=pid) for id, host, pid in await connection.fetch(*_SQL.list_live.bind())]
@@ -58,6 +63,6 @@ async def expire(connection: Connection, *, gone: Iterable[ProcessId]) -> list[D
     return [DeadProcess(id=id, host=host, pid=pid, fresh=fresh) for id, host, pid, fresh in rows]
 
 
-async def remove(connection: Connection, *, processes: Iterable[ProcessId]) -> None:
-    """Forget processes. The caller knows that they hold no job."""
-    await connection.execute(*_SQL.remove.bind(processes=[*processes]))
+async def remove(connection: Connection, *, processes: Iterable[ProcessId]) -> set[ProcessId]:
+    """Forget processes that hold no job; those forgotten."""
+    return {row[0] for row in await connection.fetch(*_SQL.remove.bind(processes=[*processes]))}

@@ -15,6 +15,11 @@ where id = :process
   and dead_at is null
 returning id;
 
+-- name: hold
+-- Lock a process until the end of the transaction: no claim of it is on its way then, whatever became of its connection.
+-- Locks:  that row.
+select id from chimpbase.process where id = :process for update;
+
 -- name: list_live
 -- Processes not declared dead.
 select id, host, pid from chimpbase.process where dead_at is null order by id;
@@ -43,5 +48,9 @@ union all
 select id, host, pid, false from chimpbase.process where dead_at is not null;
 
 -- name: remove
--- Forget processes that hold nothing any more.
-delete from chimpbase.process where id = any (:processes::bigint[]);
+-- Forget processes, but for those that still hold a job: without its process nobody would take it back. Those removed.
+-- Touches: chimpbase.job, to see what is held.
+delete from chimpbase.process
+where id = any (:processes::bigint[])
+  and not exists (select 1 from chimpbase.job where job.process = process.id)
+returning id;

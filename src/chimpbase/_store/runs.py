@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from chimpbase._core.errors import AlreadyStarted, DatabaseError, NotFound, WrongState
 from chimpbase._core.values import ClaimedJob, JobId, LoadedRun, ProcessId, QueueId, RunState, RunStatus, StepMemo
 from chimpbase._pg.connection import Connection, Record
 from chimpbase._pg.statements import load
@@ -59,17 +60,38 @@ async def start(
     delay: timedelta | None,
     headers: str | None,
 ) -> tuple[QueueId, int]:
-    """Create a run; the queue of its activation and the version it got (the highest known when None)."""
-    row = await connection.fetch_one(
-        *_SQL.start.bind(workflow=workflow, version=version, id=id, input=input, delay=delay, headers=headers)
-    )
+    """Create a run; the queue of its activation and the version it got (the highest known when None).
+
+    Raises: AlreadyStarted when a run with that id exists.
+    """
+    try:
+        row = await connection.fetch_one(
+            *_SQL.start.bind(workflow=workflow, version=version, id=id, input=input, delay=delay, headers=headers)
+        )
+    except DatabaseError as error:
+        if error.sqlstate == "CB003":
+            raise AlreadyStarted(workflow, id) from error
+        raise
     assert row is not None  # the function raises rather than answer with nothing
     return row[0], row[1]
 
 
 async def signal(connection: Connection, *, id: str, name: str, payload: str) -> QueueId | None:
-    """Store a signal; the queue of the activation it made ready, or None when none needed it."""
-    return await connection.fetch_value(*_SQL.signal.bind(id=id, name=name, payload=payload))
+    """Store a signal; the queue of the activation it made ready, or None when none needed it.
+
+    Raises: NotFound when there is no such run, WrongState when it has ended.
+    """
+    try:
+        return await connection.fetch_value(*_SQL.signal.bind(id=id, name=name, payload=payload))
+    except DatabaseError as error:
+        if error.sqlstate == "CB005":
+            raise NotFound("run", id) from error
+        if error.sqlstate == "CB004":
+            message = f"Run {id!r} has ended and takes no signals."
+            raise WrongState(
+                message, state=getattr(error.__cause__, "detail", None) or "ended", wanted="running"
+            ) from error
+        raise
 
 
 async def load_journal(connection: Connection, *, process: ProcessId, job: ClaimedJob, run: int) -> LoadedRun | None:

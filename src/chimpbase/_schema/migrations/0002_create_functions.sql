@@ -202,19 +202,27 @@ end
 $$;
 
 -- The runtime's own: make or drop one day of history. The names are built from a date, never from a caller's text.
+-- Making one takes turns, and what finished before the day's partition was made moves into it.
 create function chimpbase.create_history(day date) returns void
 language plpgsql
 as $$
 declare
   name text := 'job_done_' || to_char(day, 'YYYYMMDD');
+  first timestamptz := day::timestamp at time zone 'UTC';
+  next timestamptz := (day + 1)::timestamp at time zone 'UTC';
 begin
+  lock table chimpbase.job_done in share update exclusive mode;
+  if to_regclass(format('chimpbase.%I', name)) is not null then
+    return;
+  end if;
   -- created apart and then attached: attaching takes a weaker lock than creating in place
   execute format('create table chimpbase.%I (like chimpbase.job_done including all)', name);
+  lock table chimpbase.job_done_default in access exclusive mode;
   execute format(
-    'alter table chimpbase.job_done attach partition chimpbase.%I for values from (%L) to (%L)',
-    name, day::timestamp at time zone 'UTC', (day + 1)::timestamp at time zone 'UTC');
-exception
-  when duplicate_table then null;
+    'with late as (delete from chimpbase.job_done_default where finished_at >= %L and finished_at < %L returning *) '
+    'insert into chimpbase.%I select * from late', first, next, name);
+  execute format(
+    'alter table chimpbase.job_done attach partition chimpbase.%I for values from (%L) to (%L)', name, first, next);
 end
 $$;
 
