@@ -1,7 +1,7 @@
 """Settles attempts in batches: done, later, dead, given back.
 
 Each kind of end has a lane of its own. A lane takes all that is waiting, writes it in one statement, and takes what
-came meanwhile: no timer, so an end is written at once when nothing else is, and under load the batches form by themselves.
+came meanwhile: no timer, so an end is written at once when nothing else is, and under load the batches form alone.
 
 Nobody waits for an end. One that cannot be written because the database is away stays in its lane until it can; its job
 stays leased, so nobody else runs it meanwhile. One whose lease was lost is reported, and changed nothing.
@@ -88,7 +88,7 @@ class _Lane(Generic[E]):
                     if len(ends) > 1:  # one bad row must not keep the others: halving finds it
                         middle = len(ends) // 2
                         return await self._persist(process, ends[:middle]) | await self._persist(process, ends[middle:])
-                    _log.error("job %d cannot be settled, it stays leased: %s", ends[0].id, error)  # noqa: TRY400
+                    _log.error("job %d cannot be settled, it stays leased: %s", ends[0].id, error)
                     pause_s = _LONGEST_PAUSE_S
             await asyncio.sleep(pause_s * (0.5 + self._random()))
             pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)

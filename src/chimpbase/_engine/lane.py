@@ -1,8 +1,8 @@
 """A lane: one queue in this process. Its slots, the jobs that wait for one, and how many more to ask for.
 
 A slot is a coroutine that lives as long as the lane and takes jobs from a deque; no task is made for each job. The
-deque may hold more jobs than there are slots, but only about a fifth of a second of work, measured as it goes: enough to
-hide the round trip of a claim, little enough that a crash or an urgent job does not wait behind it.
+deque may hold more jobs than there are slots, but only about a fifth of a second of work, measured as it goes: enough
+to hide the round trip of a claim, little enough that a crash or an urgent job does not wait behind it.
 """
 
 from __future__ import annotations
