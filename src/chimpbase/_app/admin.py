@@ -32,7 +32,7 @@ from chimpbase._schema.source import Migration, MigrationSource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The database in effect. `embedded` is the data directory of the private one, and None when it is another.
+    """The database in effect. `embedded` is the private one's data directory as the settings name it, else None.
 
     `url` has no password in it; `dsn` may.
     """
@@ -75,7 +75,7 @@ async def database(settings: Settings, *, project: Path, environ: Mapping[str, s
         keeper = ServerKeeper(server.ensure, random=Random().random)
         stack.push_async_callback(keeper.stop)
         keeper.start()
-        yield Target(dsn=server.dsn, embedded=server.data_directory)
+        yield Target(dsn=server.dsn, embedded=project / settings.data_directory)
 
 
 async def migrate(target: Target, *, settings: Settings, project: Path) -> list[str]:

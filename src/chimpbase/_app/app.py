@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, overload
 
+from chimpbase._app.bind import AsyncCommits, Asyncpg, BoundCtx, BoundSyncCtx, SyncCommits, bind
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.decorators import Decorators
 from chimpbase._app.definitions import Action, Definition
@@ -124,6 +125,32 @@ class App(Decorators):
         """
         async with self._running().transaction() as ctx:
             yield ctx
+
+    @overload
+    def bind(self, connection: AsyncCommits | Asyncpg) -> BoundCtx: ...
+    @overload
+    def bind(self, connection: SyncCommits) -> BoundSyncCtx: ...
+    @overload
+    def bind(self, connection: object) -> Any: ...
+    def bind(self, connection: Any) -> Any:
+        """A ctx that rides the transaction of a connection or session of yours. It never begins, commits or rolls back.
+
+        What is enqueued, published, started, signalled and set with it exists if and only if your transaction
+        commits, and an action called with it runs inside, under a savepoint. asyncpg's connections, and the
+        asynchronous ones of psycopg and SQLAlchemy, give a `Ctx`; psycopg's and SQLAlchemy's synchronous ones and
+        Django's `connection`, inside `atomic()`, give a `SyncCtx` that needs no event loop. A connection that
+        commits each statement by itself is refused when it is first used. Values of rows are as your driver makes
+        them, but json is always Python objects.
+
+        The app need not run here. Its queues and workflows must be in that database, which they are once a process
+        of it has started there. Workers notice the work within `poll` (1 s) of the commit; where the app runs in
+        this process they notice at once with sessions of SQLAlchemy and with Django, elsewhere after `ctx.wake()`.
+        `ctx.on_commit` needs a library that tells of its commits, too.
+
+        Raises:
+            UsageError: `connection` is none of these.
+        """
+        return bind(connection, name=self.name, registry=self.registry, running=lambda: self._runtime)
 
     def _running(self) -> Runtime:
         if self._runtime is None:

@@ -29,13 +29,46 @@ R = TypeVar("R")
 class Ctx:
     """The context of one call. Not to be kept after the handler returns, nor made by hand."""
 
+    __slots__ = ("_backstage", "_db", "_frame", "_kv", "_origin", "_pubsub", "_queue", "_workflow")
+
     def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
         self._backstage, self._frame, self._origin = backstage, frame, origin
-        self.db = DbClient(frame)
-        self.queue = QueueClient(backstage, frame, origin)
-        self.pubsub = PubSubClient(backstage, frame, origin)
-        self.workflow = WorkflowClient(backstage, frame, origin)
-        self.kv = KvClient(frame)
+        # made when they are first asked for: most handlers use one or two of them
+        self._db: DbClient | None = None
+        self._queue: QueueClient | None = None
+        self._pubsub: PubSubClient | None = None
+        self._workflow: WorkflowClient | None = None
+        self._kv: KvClient | None = None
+
+    @property
+    def db(self) -> DbClient:
+        """The application's own SQL."""
+        client = self._db = self._db or DbClient(self._frame)
+        return client
+
+    @property
+    def queue(self) -> QueueClient:
+        """Enqueue jobs."""
+        client = self._queue = self._queue or QueueClient(self._backstage, self._frame, self._origin)
+        return client
+
+    @property
+    def pubsub(self) -> PubSubClient:
+        """Publish events."""
+        client = self._pubsub = self._pubsub or PubSubClient(self._backstage, self._frame, self._origin)
+        return client
+
+    @property
+    def workflow(self) -> WorkflowClient:
+        """Start, signal and look at runs."""
+        client = self._workflow = self._workflow or WorkflowClient(self._backstage, self._frame, self._origin)
+        return client
+
+    @property
+    def kv(self) -> KvClient:
+        """Keys and values."""
+        client = self._kv = self._kv or KvClient(self._frame)
+        return client
 
     @property
     def job(self) -> Job:
@@ -44,9 +77,10 @@ class Ctx:
         Raises:
             UsageError: this call was not made by a job.
         """
-        if self._origin.job is None:
+        job = self._origin.job
+        if job is None:
             raise UsageError(f"{self._origin.title} was not called by a job, so it has no ctx.job.")
-        return self._origin.job
+        return job
 
     @property
     def idempotency_key(self) -> str:
@@ -55,9 +89,10 @@ class Ctx:
         Raises:
             UsageError: this call is not repeated by anybody.
         """
-        if self._origin.idempotency_key is None:
+        key = self._origin.idempotency_key
+        if key is None:
             raise UsageError(f"{self._origin.title} was called directly, so it has no ctx.idempotency_key.")
-        return self._origin.idempotency_key
+        return key
 
     @property
     def trace_id(self) -> str:

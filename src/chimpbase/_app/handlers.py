@@ -5,18 +5,16 @@ A handler's own transaction, when it opened one, also carries the completion of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
-
-import msgspec
 
 from chimpbase._app.backstage import Backstage
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.definitions import Cron, Definition, Subscription, Worker, Workflow
-from chimpbase._app.invoke import invoke
-from chimpbase._app.origin import Job, Origin
+from chimpbase._app.invoke import in_thread
+from chimpbase._app.origin import Origin
 from chimpbase._app.registry import Queued
+from chimpbase._app.unit import Unit
 from chimpbase._app.wf import Wf
 from chimpbase._core.codec import Codec, codec_for
 from chimpbase._core.occurrence import Occurrence
@@ -88,17 +86,33 @@ def handling(backstage: Backstage, definition: Queued, queue: QueueId, *, concur
 def _handler(
     backstage: Backstage, definition: Definition, codec: Codec[Any], subject: str, transaction: bool
 ) -> Handler:
+    title, name, cause = definition.title, definition.name, f"{definition.kind}:{definition.name}"
+    db, function, new_trace = backstage.db, definition.function, backstage.new_trace
+    is_async = definition.is_async
+
     async def run(attempt: Attempt) -> Outcome:
         payload = codec.decode(attempt.job.payload, subject=subject)
-        origin = _origin(backstage, definition, attempt)
-        async with backstage.open_unit(origin.title, transaction=transaction) as unit:
-            try:
-                outcome = _outcome(
-                    await invoke(backstage, definition, Ctx(backstage, unit.root, origin), (payload,), {})
-                )
-                await unit.commit(lambda connection: attempt.settle(connection, outcome))
-            finally:
-                attempt.settled = unit.committed
+        origin = Origin(
+            title=title,
+            name=name,
+            cause=cause,
+            new_trace=new_trace,
+            claimed=attempt.job,
+            queue=attempt.queue_name,
+        )
+        unit = Unit(db, title=title, transaction=transaction)
+        ctx = Ctx(backstage, unit.root, origin)
+        try:
+            if is_async:
+                returned = await function(ctx, payload)
+            else:
+                returned = await in_thread(backstage, function, ctx, (payload,), {})
+            outcome: Outcome = returned if isinstance(returned, Snooze | Cancel | DeadLetter) else None
+            await unit.commit(lambda connection: attempt.settle(connection, outcome))
+        finally:
+            attempt.settled = unit.committed
+            if not unit.committed:
+                await unit.rollback()
         return outcome
 
     return run
@@ -106,7 +120,14 @@ def _handler(
 
 def _activation(backstage: Backstage, definition: Workflow[Any, Any]) -> Handler:
     async def run(attempt: Attempt) -> Outcome:
-        origin = _origin(backstage, definition, attempt)
+        origin = Origin(
+            title=definition.title,
+            name=definition.name,
+            cause=f"workflow:{definition.name}",
+            new_trace=backstage.new_trace,
+            claimed=attempt.job,
+            queue=attempt.queue_name,
+        )
 
         async def body(journal: Journal) -> str:
             wf = Wf(backstage, journal, origin)
@@ -119,20 +140,3 @@ def _activation(backstage: Backstage, definition: Workflow[Any, Any]) -> Handler
         return None
 
     return run
-
-
-def _origin(backstage: Backstage, definition: Definition, attempt: Attempt) -> Origin:
-    job = attempt.job
-    headers: Mapping[str, Any] = msgspec.json.decode(job.headers) if job.headers else {}
-    return Origin(
-        title=definition.title,
-        name=definition.name,
-        trace=str(headers.get("trace") or backstage.new_trace()),
-        cause=f"job:{job.id}",
-        job=Job(id=job.id, queue=attempt.queue_name, attempt=job.charged, enqueued_at=job.enqueued_at),
-        idempotency_key=f"job:{job.id}",
-    )
-
-
-def _outcome(returned: object) -> Outcome:
-    return returned if isinstance(returned, Snooze | Cancel | DeadLetter) else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from chimpbase._app.definitions import Definition
@@ -23,9 +23,17 @@ async def invoke(
         return await definition.function(ctx, *args, **kwargs)
     if stage.is_sync:
         return definition.function(SyncCtx(ctx, in_place), *args, **kwargs)
+    return await in_thread(stage, definition.function, ctx, args, kwargs)
+
+
+async def in_thread(
+    stage: Stage,
+    function: Callable[..., Any],
+    ctx: AsyncContext,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """Run a plain function with a ctx that blocks."""
     loop = asyncio.get_running_loop()
-    sync_ctx = SyncCtx(ctx, on_loop(loop))
-    context = contextvars.copy_context()
-    return await loop.run_in_executor(
-        stage.threads, lambda: context.run(definition.function, sync_ctx, *args, **kwargs)
-    )
+    sync_ctx, context = SyncCtx(ctx, on_loop(loop)), contextvars.copy_context()
+    return await loop.run_in_executor(stage.threads, lambda: context.run(function, sync_ctx, *args, **kwargs))

@@ -126,7 +126,8 @@ class Runtime:
         origin = Origin(
             title=definition.title,
             name=definition.name,
-            trace=trace or backstage.new_trace(),
+            trace=trace,
+            new_trace=backstage.new_trace,
             cause=f"action:{definition.name}",
         )
         async with backstage.unit(origin.title) as unit:
@@ -137,7 +138,7 @@ class Runtime:
         """A ctx in a transaction of its own. See `App.transaction`."""
         backstage = self._stage()
         name = f"transaction of {self.app.name}"
-        origin = Origin(title=name, name=self.app.name, trace=backstage.new_trace(), cause=f"app:{self.app.name}")
+        origin = Origin(title=name, name=self.app.name, cause=f"app:{self.app.name}", new_trace=backstage.new_trace)
         async with backstage.unit(name) as unit:
             yield Ctx(backstage, unit.root, origin)
 

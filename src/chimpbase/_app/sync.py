@@ -29,12 +29,16 @@ Waiter = Callable[[Coroutine[Any, Any, Any]], Any]
 class AsyncContext(Protocol):
     """The ctx of which a SyncCtx is the blocking face."""
 
-    db: DbClient
-    queue: QueueClient
-    pubsub: PubSubClient
-    workflow: WorkflowClient
-    kv: KvClient
-
+    @property
+    def db(self) -> DbClient: ...
+    @property
+    def queue(self) -> QueueClient: ...
+    @property
+    def pubsub(self) -> PubSubClient: ...
+    @property
+    def workflow(self) -> WorkflowClient: ...
+    @property
+    def kv(self) -> KvClient: ...
     @property
     def job(self) -> Job: ...
     @property

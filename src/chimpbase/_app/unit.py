@@ -53,6 +53,8 @@ class Work(Protocol):
 class Unit:
     """One transaction of one handler, called `title` in messages; without `transaction` each statement commits."""
 
+    __slots__ = ("_connection", "_db", "_ended", "_idle", "_title", "_transactional", "committed", "root")
+
     def __init__(self, db: Db, *, title: str, transaction: bool = True) -> None:
         self._db, self._title, self._transactional = db, title, transaction
         self._connection: Connection | None = None
@@ -108,8 +110,8 @@ class Unit:
         if self._transactional and self.root.busy:
             await self.rollback()
             raise UsageError(
-                f"{self.title} returned while an action or statement that it began still runs, of which a commit would keep "
-                "half. Await it first."
+                f"{self.title} returned while an action or statement that it began still runs, of which a commit would "
+                "keep half. Await it first."
             )
         connection = self._connection
         self._watch_idle(None)
@@ -189,6 +191,8 @@ class Unit:
 
 class Frame:
     """One level of a unit: the handler, or an action called inside it."""
+
+    __slots__ = ("_ended", "_turn", "after_commit", "depth", "parent", "saved", "unit")
 
     def __init__(self, unit: Work, *, parent: Frame | None) -> None:
         self.unit, self.parent = unit, parent
@@ -272,8 +276,8 @@ class Frame:
     def _check_turn(self) -> None:
         if self._ended:
             raise UsageError(
-                f"{self.unit.title}: the ctx of an action called from it, or of a savepoint, has ended; nothing can be done "
-                "with it any more."
+                f"{self.unit.title}: the ctx of an action called from it, or of a savepoint, has ended; nothing can be "
+                "done with it any more."
             )
         inner = _innermost.get()
         if inner is not None and inner is not self and inner.unit is self.unit and self in inner.lineage():

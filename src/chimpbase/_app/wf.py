@@ -119,6 +119,7 @@ class Wf:
                 title=f"{step.title} of run {self.id!r}",
                 name=step.name,
                 trace=self._origin.trace,
+                new_trace=self._backstage.new_trace,
                 cause=f"step:{step.name}",
                 idempotency_key=key,
             )

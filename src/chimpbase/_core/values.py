@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NewType
 
+import msgspec
+
 JobId = NewType("JobId", int)
 ProcessId = NewType("ProcessId", int)
 QueueId = NewType("QueueId", int)
@@ -40,15 +42,17 @@ class NewJob:
     headers: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedJob:
+class ClaimedJob(msgspec.Struct, frozen=True, gc=False):
     """A job leased to this process. (`id`, `attempt`) with the process is the fence of every later write.
 
-    A `suspect` is one crash of its process away from the dead letters.
+    A `suspect` is one crash of its process away from the dead letters. The fields stand in the order of the claim's
+    columns. One is made for each job that runs: a struct costs a tenth of a frozen dataclass.
     """
 
     id: JobId
     queue: QueueId
+    priority: int
+    sort: int
     attempt: int
     uncharged: int
     suspect: bool

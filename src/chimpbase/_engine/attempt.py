@@ -6,7 +6,7 @@ An attempt is settled once: in the handler's own transaction through `settle`, o
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
 from chimpbase._core.errors import LeaseLost
@@ -20,17 +20,17 @@ from chimpbase._store import jobs
 Outcome = Snooze | Cancel | DeadLetter | None
 
 
-@dataclass(slots=True, kw_only=True)
 class Attempt:
     """A claimed job in the hands of its handler.
 
     `settled` becomes true once its end is committed; a handler that used `settle` sets it after its COMMIT.
     """
 
-    job: ClaimedJob
-    process: ProcessId
-    queue_name: str
-    settled: bool = field(default=False)
+    __slots__ = ("job", "process", "queue_name", "settled")
+
+    def __init__(self, *, job: ClaimedJob, process: ProcessId, queue_name: str) -> None:
+        self.job, self.process, self.queue_name = job, process, queue_name
+        self.settled = False
 
     async def settle(self, connection: Connection, outcome: Outcome) -> None:
         """Write the end of this attempt as the last statement of the caller's transaction.
@@ -46,7 +46,7 @@ class Attempt:
                 )
                 held = await jobs.finish(connection, process=self.process, jobs=[done])
             case Snooze(for_=delay):
-                later = jobs.PutOff(id=job.id, attempt=job.attempt, delay=delay, charged=False, error=None)
+                later = jobs.PutOff(job.id, job.attempt, delay, charged=False, error=None)
                 held = await jobs.put_off(connection, process=self.process, jobs=[later])
             case DeadLetter(reason=reason):
                 dead = jobs.Dead(

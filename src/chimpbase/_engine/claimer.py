@@ -1,69 +1,58 @@
-"""Leases ready jobs for the free slots of this process, and hands them to the executor.
+"""Leases ready jobs for the lanes of this process.
 
-A lane is one queue in this process: its slots, what runs in them, and whether a claim is worth trying. Lanes are only
-asked for when somebody said that there is work (a commit here, a doorbell, the outlook) or when the last claim came
-back full, so idle queues cost nothing.
+Lanes are only asked for when somebody said that there is work (a commit here, a doorbell, the outlook) or when the last
+claim came back full, so idle queues cost nothing. One claim is in flight at a time and serves all lanes that want jobs.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from time import perf_counter
 
 from chimpbase._core.errors import DatabaseError
 from chimpbase._core.values import ClaimedJob, JobId, ProcessId, QueueId
 from chimpbase._engine.attempt import Handling
 from chimpbase._engine.executor import Executor
+from chimpbase._engine.finisher import Finisher
+from chimpbase._engine.lane import Lane
 from chimpbase._engine.service import Service
 from chimpbase._pg.db import Db
 from chimpbase._store import jobs, processes
 
-
-_CANCEL_S = 1.5
-
-
-class Lane:
-    """One queue in this process. `hot`: a claim may find something."""
-
-    def __init__(self, handling: Handling) -> None:
-        self.handling = handling
-        self.hot = True
-        # by attempt too: while an attempt that lost its lease unwinds, its job may be claimed again
-        self.running: dict[tuple[JobId, int], asyncio.Task[None]] = {}
-
-    @property
-    def free(self) -> int:
-        """Slots with nothing in them."""
-        return self.handling.slots - len(self.running)
+_MOST_PENDING = 10_000
 
 
 class Claimer(Service):
-    """Keeps slots busy. Nothing is claimed that has no slot to run in at once.
+    """Keeps slots busy.
 
     A claim whose answer was lost may have leased jobs that nobody here knows of, and this process lives on. So after a
-    failed claim, and `doubt_s` later, what it holds is compared with what it runs, and the rest given back.
+    failed claim, and `doubt_s` later, what the process holds is compared with `holdings` (what it runs, will run, or is
+    about to settle), and the rest given back.
     """
 
     def __init__(
         self,
         db: Db,
         executor: Executor,
+        finisher: Finisher,
         handlings: Iterable[Handling],
         *,
         process: Callable[[], ProcessId],
+        holdings: set[tuple[JobId, int]],
         doubt_s: float,
         random: Callable[[], float],
     ) -> None:
         super().__init__(random=random)
-        self._db = db
-        self._executor = executor
-        self._process = process
-        self._doubt_s = doubt_s
+        self._db, self._finisher, self._process = db, finisher, process
+        self._holdings, self._doubt_s = holdings, doubt_s
         self._looks: list[float] = []
-        self._lanes = {handling.queue: Lane(handling) for handling in handlings}
+        self._suspect = False
         self._open = True
-        self._suspect: asyncio.Task[None] | None = None
+        self._lanes = {
+            one.queue: Lane(one, executor, on_hungry=self.wake, on_suspect_ended=self._let_next_suspect)
+            for one in handlings
+        }
 
     @property
     def queues(self) -> Sequence[QueueId]:
@@ -73,110 +62,110 @@ class Claimer(Service):
     @property
     def running(self) -> int:
         """Attempts in progress."""
-        return sum(len(lane.running) for lane in self._lanes.values())
+        return sum(lane.running for lane in self._lanes.values())
 
     def with_room(self) -> set[QueueId]:
         """The queues that have a free slot here."""
         return {queue for queue, lane in self._lanes.items() if lane.free > 0}
 
-    def ready(self, queues: Iterable[QueueId]) -> None:
-        """Somebody says that these queues may have ready jobs; those that nobody works here are ignored."""
+    def ready(self, queues: Iterable[QueueId], *, sweep: bool = False) -> None:
+        """Somebody says that these queues may have ready jobs; those that nobody works here are ignored.
+
+        With `sweep` they may stand anywhere in the queue, not only at its end.
+        """
         for queue in queues:
             if lane := self._lanes.get(queue):
                 lane.hot = True
-                if lane.free:
-                    self.wake()
+                if sweep:
+                    lane.sweep()
+                self.wake()
 
     async def tick(self) -> float | None:
         if not self._open:
             return None
         await self._look_for_strays()
-        asked = [lane for lane in self._lanes.values() if lane.hot and lane.free > 0]
+        if self._finisher.pending > _MOST_PENDING:
+            return 0.01
+        asked = [(lane, demand) for lane in self._lanes.values() if lane.hot and (demand := lane.demand()) is not None]
         if not asked:
             return None
-        demands = [(lane.handling.queue, lane.free) for lane in asked]
-        for lane in asked:
+        for lane, _ in asked:
             # before the claim: a job that becomes ready during it sets this again
             lane.hot = False
-        process = self._process()
+        process, began_s = self._process(), perf_counter()
         try:
             async with self._db.acquire() as connection:
                 claimed = await jobs.claim(
-                    connection, process=process, demands=demands, suspects=self._suspect is None
+                    connection,
+                    process=process,
+                    demands=[demand for _, demand in asked],
+                    suspects=not self._suspect,
                 )
         except BaseException as error:
-            for lane in asked:
+            for lane, _ in asked:
                 lane.hot = True
             if isinstance(error, DatabaseError):
-                self._doubt(first_look_s=0)
+                # and again later: the server may have the lost claim still before it, in a socket it has not read
+                now = asyncio.get_running_loop().time()
+                self._looks = [now, now + self._doubt_s]
             raise
-        for job in claimed:
-            self._begin(self._lanes[job.queue], job, process)
-        found = Counter(job.queue for job in claimed)
-        for lane, (queue, demand) in zip(asked, demands, strict=True):
-            # a full answer suggests more, also when other slots fell free while it was on its way
-            lane.hot = lane.hot or found[queue] >= demand or any(job.suspect for job in claimed)
-        return 0 if any(lane.hot and lane.free > 0 for lane in asked) else None
+        self._holdings.update((job.id, job.attempt) for job in claimed)
+        self._suspect = self._suspect or any(job.suspect for job in claimed)
+        seconds = perf_counter() - began_s
+        sorted_out: dict[QueueId, list[ClaimedJob]] = {demand.queue: [] for _, demand in asked}
+        # the claim answers in no order; jobs start in that of their queue
+        for job in sorted(claimed, key=lambda job: (job.priority, job.sort)):
+            sorted_out[job.queue].append(job)
+        if not self._open:
+            for job in claimed:
+                self._finisher.give_back(job)
+            return None
+        for lane, demand in asked:
+            lane.take(sorted_out[demand.queue], process=process, asked=demand, seconds=seconds)
+        return 0 if any(lane.hot and lane.demand() for lane in self._lanes.values()) else None
 
     def close(self) -> None:
-        """Claim no more."""
+        """Claim no more, and give back what waits for a slot."""
         self._open = False
+        for lane in self._lanes.values():
+            for job in lane.empty():
+                self._finisher.give_back(job)
 
     async def drain(self, *, grace_s: float) -> None:
         """After `close`: wait for running attempts, then cancel those still running, which gives their jobs back."""
-        tasks = {task for lane in self._lanes.values() for task in lane.running.values()}
-        if not tasks:
-            return
-        _, late = await asyncio.wait(tasks, timeout=grace_s)
-        await self._cancel(late)
+        try:
+            async with asyncio.timeout(grace_s):
+                await asyncio.gather(*(lane.quiet() for lane in self._lanes.values()))
+        except TimeoutError:
+            self._log.info("%d attempts run longer than the grace; they are given back", self.running)
+        await self._cancel()
 
     async def abandon(self) -> None:
         """Cancel everything that runs here: its lease is gone."""
-        await self._cancel({task for lane in self._lanes.values() for task in lane.running.values()})
+        for lane in self._lanes.values():
+            lane.empty()
+        await self._cancel()
 
-    async def _cancel(self, tasks: set[asyncio.Task[None]]) -> None:
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=_CANCEL_S)
-
-    def _doubt(self, *, first_look_s: float) -> None:
-        # and again: the server may have the lost claim still before it, in a socket that it has not read
-        now = asyncio.get_running_loop().time()
-        self._looks = [now + first_look_s, now + self._doubt_s]
+    def _let_next_suspect(self) -> None:
+        self._suspect = False
+        # it may stand before what has been claimed meanwhile
+        self.ready(self._lanes, sweep=True)
 
     async def _look_for_strays(self) -> None:
         now = asyncio.get_running_loop().time()
         if self._looks and now >= self._looks[0]:
-            process, running = self._process(), [key for lane in self._lanes.values() for key in lane.running]
+            process = self._process()
             async with self._db.transaction() as connection:
                 await processes.hold(connection, process=process)
-                strays = await jobs.give_back_strays(connection, process=process, running=running)
+                strays = await jobs.give_back_strays(connection, process=process, running=self._holdings)
             self._looks = [look for look in self._looks if look > now]
             if strays:
                 self._log.warning("gave back %d jobs that this process held and did not run", len(strays))
-                self.ready(self._lanes)
+                self.ready(self._lanes, sweep=True)
         if self._looks:
             self.wake_in(self._looks[0] - now)
 
-    def _begin(self, lane: Lane, job: ClaimedJob, process: ProcessId) -> None:
-        task = asyncio.create_task(
-            self._executor.run(lane.handling, job, process=process), name=f"{lane.handling.name}#{job.id}"
-        )
-        lane.running[job.id, job.attempt] = task
-        if job.suspect:
-            self._suspect = task
-        task.add_done_callback(lambda done: self._ended(lane, job, done))
-
-    def _ended(self, lane: Lane, job: ClaimedJob, task: asyncio.Task[None]) -> None:
-        lane.running.pop((job.id, job.attempt), None)
-        if task is self._suspect:
-            self._suspect = None
-            self.ready(self._lanes)  # the next one may come
-        elif lane.hot:
-            self.wake()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.error("job %s#%s could not be settled", lane.handling.name, job.id, exc_info=error)
-            lane.hot = True
-            self._doubt(first_look_s=self._doubt_s)
-            self.wake_in(self._doubt_s)
+    async def _cancel(self) -> None:
+        slots = [slot for lane in self._lanes.values() for slot in lane.cancel()]
+        if slots:
+            await asyncio.wait(slots, timeout=5)

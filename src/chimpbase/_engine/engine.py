@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from chimpbase._core.errors import DatabaseError
-from chimpbase._core.values import ProcessId, QueueId
+from chimpbase._core.values import JobId, ProcessId, QueueId
 from chimpbase._engine.activator import Activator
 from chimpbase._engine.attempt import Handling
 from chimpbase._engine.claimer import Claimer
@@ -79,7 +79,8 @@ class Engine:
         self._recovery: asyncio.Task[None] | None = None
         self._ended: set[Callable[[str], None]] = set()
         self._promoter = Promoter(db, on_ready=self.ready, random=random)
-        self._finisher = Finisher(db, process=self._current, random=random)
+        self._holdings: set[tuple[JobId, int]] = set()
+        self._finisher = Finisher(db, process=self._current, holdings=self._holdings, random=random)
         self.activator = Activator(db, random=random, on_later=self.later, on_ended=self._tell_ended)
 
     # What the application tells the engine
@@ -122,10 +123,17 @@ class Engine:
         """Begin to work these queues."""
         queues = [handling.queue for handling in handlings]
         await self._join(queues)
-        executor = Executor(self._finisher, random=self._random, on_later=self.later)
+        executor = Executor(self._finisher, holdings=self._holdings, random=self._random, on_later=self.later)
         poll_s, lease_s = self._pace.poll.total_seconds(), self._pace.lease.total_seconds()
-        self._claimer = Claimer(
-            self._db, executor, handlings, process=self._current, doubt_s=lease_s, random=self._random
+        self._claimer = claimer = Claimer(
+            self._db,
+            executor,
+            self._finisher,
+            handlings,
+            process=self._current,
+            holdings=self._holdings,
+            doubt_s=lease_s,
+            random=self._random,
         )
         scheduler = Scheduler(self._db, on_ready=self.ready, random=self._random)
         rescuer = Rescuer(
@@ -140,7 +148,7 @@ class Engine:
             self._db,
             queues=queues,
             poll_s=poll_s,
-            on_ready=self._claimer.ready,
+            on_ready=lambda queues: claimer.ready(queues, sweep=True),
             promoter=self._promoter,
             scheduler=scheduler,
             rescuer=rescuer,
@@ -168,7 +176,7 @@ class Engine:
         if self._claimer is not None:
             await self._claimer.drain(grace_s=(self._pace.grace if grace is None else grace).total_seconds())
         await self.activator.close()
-        await self._finisher.close()
+        await self._finisher.drain(patience_s=2.0)
         if self._heart is not None:
             await self._heart.stop()
         await self._leave()

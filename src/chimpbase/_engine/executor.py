@@ -1,6 +1,6 @@
 """Runs one attempt from claim to settled end: handler, timeout, cancellation, outcome, retry decision.
 
-Every way out of `run` leaves the job settled, or held by nobody here: a lost lease is only reported.
+Every way out of `run` hands the job on: the handler's own transaction settled it, or the finisher will.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import timedelta
+from time import perf_counter
 
 from chimpbase._core.errors import AttemptError, AttemptTimeout
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.text import name_and_message
-from chimpbase._core.values import ClaimedJob, ProcessId
+from chimpbase._core.values import ClaimedJob, JobId, ProcessId
 from chimpbase._engine.attempt import Attempt, Handling, Outcome
 from chimpbase._engine.failures import Again, Bury, decide, error_record, failure_record
 from chimpbase._engine.finisher import Finisher
@@ -25,103 +26,86 @@ _log = logging.getLogger("chimpbase.job")
 class Executor:
     """Runs attempts. `on_later` is told the delay of every job that was put off, so that somebody wakes for it."""
 
-    def __init__(self, finisher: Finisher, *, random: Callable[[], float], on_later: Callable[[float], None]) -> None:
-        self._finisher = finisher
+    def __init__(
+        self,
+        finisher: Finisher,
+        *,
+        holdings: set[tuple[JobId, int]],
+        random: Callable[[], float],
+        on_later: Callable[[float], None],
+    ) -> None:
+        self._finisher, self._holdings = finisher, holdings
         self._random = random
         self._on_later = on_later
 
     async def run(self, handling: Handling, job: ClaimedJob, *, process: ProcessId) -> None:
         """Run one attempt. Cancelling this gives the job back uncharged, and then raises `CancelledError`."""
         attempt = Attempt(job=job, process=process, queue_name=handling.name)
-        started = asyncio.get_running_loop().time()
+        started_s = perf_counter()
         try:
-            outcome = await self._handle(handling, attempt)
+            outcome = await (handling.run(attempt) if handling.timeout is None else _in_time(handling, attempt))
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or not task.cancelling():
+            slot = asyncio.current_task()
+            if slot is None or not slot.cancelling():
                 # nobody cancelled this attempt: it came out of something that the handler awaited
-                await self._failed(handling, attempt, _contained(error))
+                self._failed(handling, attempt, _contained(error))
                 return
-            # shielded: the job must be handed on even while everything around it is being cancelled
-            await asyncio.shield(self._interrupted(handling, attempt))
+            self._interrupted(handling, attempt)
             raise
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            await self._failed(handling, attempt, error if isinstance(error, Exception) else _contained(error))
+            self._failed(handling, attempt, error if isinstance(error, Exception) else _contained(error))
         else:
-            await self._succeeded(handling, attempt, outcome, asyncio.get_running_loop().time() - started)
+            self._succeeded(handling, attempt, outcome, started_s)
 
-    async def _handle(self, handling: Handling, attempt: Attempt) -> Outcome:
-        timeout_s = handling.timeout.total_seconds() if handling.timeout else None
-        limit = asyncio.timeout(timeout_s)
-        try:
-            async with limit:
-                return await handling.run(attempt)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            if attempt.settled:  # it ended in time; only its last answer was late
-                return None
-            raise AttemptTimeout(f"attempt took longer than {timeout_s:g} s") from error
-
-    async def _succeeded(self, handling: Handling, attempt: Attempt, outcome: Outcome, seconds: float) -> None:
-        held = attempt.settled or await self._settle(attempt, outcome)
-        if isinstance(outcome, Snooze):
+    def _succeeded(self, handling: Handling, attempt: Attempt, outcome: Outcome, started_s: float) -> None:
+        if attempt.settled:
+            self._holdings.discard((attempt.job.id, attempt.job.attempt))
+        else:
+            self._settle(attempt, outcome)
+        if type(outcome) is Snooze:
             self._on_later(outcome.for_.total_seconds())
-        data = {**_data(handling, attempt.job), "outcome": _word(outcome), "seconds": round(seconds, 6)}
-        if held:
-            level = logging.DEBUG if handling.kind == "activation" else logging.INFO
+        level = logging.DEBUG if handling.kind == "activation" else logging.INFO
+        if _log.isEnabledFor(level):
+            seconds, word = perf_counter() - started_s, _word(outcome)
+            data = {**_data(handling, attempt.job), "outcome": word, "seconds": round(seconds, 6)}
             _log.log(
-                level,
-                "%s %s in %.1f ms",
-                _title(handling, attempt.job),
-                _word(outcome),
-                seconds * 1e3,
-                extra={"data": data},
+                level, "%s %s in %.1f ms", _title(handling, attempt.job), word, seconds * 1e3, extra={"data": data}
             )
-        else:
-            _log.warning("lease lost: %s ended after its lease", _title(handling, attempt.job), extra={"data": data})
 
-    async def _settle(self, attempt: Attempt, outcome: Outcome) -> bool:
+    def _settle(self, attempt: Attempt, outcome: Outcome) -> None:
         job = attempt.job
         match outcome:
             case None:
-                return await self._finisher.finish(jobs.Finished(id=job.id, attempt=job.attempt, outcome="completed"))
+                self._finisher.finish(jobs.Finished(job.id, job.attempt, "completed"))
             case Cancel():
-                return await self._finisher.finish(jobs.Finished(id=job.id, attempt=job.attempt, outcome="cancelled"))
+                self._finisher.finish(jobs.Finished(job.id, job.attempt, "cancelled"))
             case Snooze(for_=delay):
-                later = jobs.PutOff(id=job.id, attempt=job.attempt, delay=delay, charged=False, error=None)
-                return await self._finisher.put_off(later)
+                self._finisher.put_off(jobs.PutOff(job.id, job.attempt, delay, charged=False, error=None))
             case DeadLetter(reason=reason):
                 record = error_record(job.charged, "DeadLetter", reason)
-                return await self._finisher.dead_letter(
-                    jobs.Dead(id=job.id, attempt=job.attempt, reason="rejected", error=record)
-                )
+                self._finisher.dead_letter(jobs.Dead(job.id, job.attempt, "rejected", record))
 
-    async def _failed(self, handling: Handling, attempt: Attempt, error: Exception) -> None:
+    def _failed(self, handling: Handling, attempt: Attempt, error: Exception) -> None:
         job, record = attempt.job, failure_record(attempt.job.charged, error)
         data = {**_data(handling, job), "error": name_and_message(error, limit_bytes=500)}
         match decide(job, handling.retry, error, random=self._random):
             case Again(delay=delay, charged=charged):
-                held = await self._finisher.put_off(
-                    jobs.PutOff(id=job.id, attempt=job.attempt, delay=delay, charged=charged, error=record)
-                )
+                self._finisher.put_off(jobs.PutOff(job.id, job.attempt, delay, charged=charged, error=record))
                 self._on_later(delay.total_seconds())
                 verdict = f"again in {_spell(delay)}"
             case Bury(reason=reason):
-                held = await self._finisher.dead_letter(
-                    jobs.Dead(id=job.id, attempt=job.attempt, reason=reason, error=record)
-                )
+                self._finisher.dead_letter(jobs.Dead(job.id, job.attempt, reason, record))
                 verdict = f"dead letter ({reason})"
         title = _title(handling, job)
-        if not held:
-            _log.warning("lease lost: %s failed after its lease", title, extra={"data": data})
-            return
         _log.warning("%s failed: %s; %s", title, data["error"], verdict, exc_info=error, extra={"data": data})
 
-    async def _interrupted(self, handling: Handling, attempt: Attempt) -> None:
-        if not attempt.settled and await self._finisher.give_back(attempt.job):
+    def _interrupted(self, handling: Handling, attempt: Attempt) -> None:
+        if attempt.settled:
+            self._holdings.discard((attempt.job.id, attempt.job.attempt))
+        else:
+            self._finisher.give_back(attempt.job)
             _log.info("%s given back, attempt not charged", _title(handling, attempt.job))
 
 
@@ -129,6 +113,21 @@ def _contained(error: BaseException) -> AttemptError:
     contained = AttemptError(f"{type(error).__name__} came out of the handler")
     contained.__cause__ = error
     return contained
+
+
+async def _in_time(handling: Handling, attempt: Attempt) -> Outcome:
+    assert handling.timeout is not None
+    timeout_s = handling.timeout.total_seconds()
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            return await handling.run(attempt)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        if attempt.settled:  # it ended in time; only its last answer was late
+            return None
+        raise AttemptTimeout(f"attempt took longer than {timeout_s:g} s") from error
 
 
 def _title(handling: Handling, job: ClaimedJob) -> str:

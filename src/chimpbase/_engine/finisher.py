@@ -1,92 +1,154 @@
 """Settles attempts in batches: done, later, dead, given back.
 
-Each kind of end has its own coalescer, so one statement settles everything that ended while the last one ran. An end
-that cannot be written because the database is away is tried again until it can, or until the lease is known to be lost;
-the job stays leased meanwhile, and its slot taken.
+Each kind of end has a lane of its own. A lane takes all that is waiting, writes it in one statement, and takes what
+came meanwhile: no timer, so an end is written at once when nothing else is, and under load the batches form alone.
+
+Nobody waits for an end. One that cannot be written because the database is away stays in its lane until it can; its job
+stays leased, so nobody else runs it meanwhile. One whose lease was lost is reported, and changed nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from chimpbase._core.errors import DatabaseError, OutcomeUnknown
 from chimpbase._core.values import ClaimedJob, JobId, ProcessId
-from chimpbase._pg.coalescer import Coalescer
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
 from chimpbase._store import jobs
 
 _BATCH = 1000
-_LONGEST_PAUSE_S = 1.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
+_log = logging.getLogger("chimpbase.job")
 
-End = TypeVar("End", jobs.Finished, jobs.PutOff, jobs.Dead, ClaimedJob)
+
+class _End(Protocol):
+    @property
+    def id(self) -> JobId: ...
+    @property
+    def attempt(self) -> int: ...
+
+
+E = TypeVar("E", bound=_End)
+
+
+class _Lane(Generic[E]):
+    """Ends of one kind on their way to the database."""
+
+    def __init__(
+        self,
+        db: Db,
+        settle: Callable[..., Awaitable[set[JobId]]],
+        *,
+        process: Callable[[], ProcessId],
+        random: Callable[[], float],
+        on_settled: Callable[[Sequence[_End]], None],
+    ) -> None:
+        self._db, self._settle, self._process, self._random = db, settle, process, random
+        self._on_settled = on_settled
+        self._waiting: deque[tuple[ProcessId, E]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    def push(self, end: E) -> None:
+        self._waiting.append((self._process(), end))
+        if self._task is None or self._task.done():
+            # it begins in the next turn of the loop: all that ends in this turn is in its first batch
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def drained(self) -> None:
+        while self._task is not None and not self._task.done():
+            await asyncio.wait({self._task})
+
+    async def _run(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+            process = self._process()
+            # what an earlier life of this process held is somebody else's by now
+            ends = sorted((end for holder, end in batch if holder == process), key=lambda end: end.id)
+            held = await self._persist(process, ends) if ends else set[JobId]()
+            self._on_settled([end for _, end in batch])
+            for _, end in batch:
+                if end.id not in held:
+                    _log.warning("lease lost: job %d ended after its lease", end.id, extra={"data": {"job": end.id}})
+
+    async def _persist(self, process: ProcessId, ends: list[E]) -> set[JobId]:
+        pause_s = _FIRST_PAUSE_S
+        while self._process() == process:
+            try:
+                connection: Connection
+                async with self._db.acquire() as connection:
+                    return await self._settle(connection, process=process, jobs=ends)
+            except DatabaseError as error:
+                # an unknown outcome may be asked for again: the fence answers "not held" to what was done already
+                if not error.transient and not isinstance(error, OutcomeUnknown):
+                    if len(ends) > 1:  # one bad row must not keep the others: halving finds it
+                        middle = len(ends) // 2
+                        return await self._persist(process, ends[:middle]) | await self._persist(process, ends[middle:])
+                    _log.error("job %d cannot be settled, it stays leased: %s", ends[0].id, error)
+                    pause_s = _LONGEST_PAUSE_S
+            await asyncio.sleep(pause_s * (0.5 + self._random()))
+            pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+        return set()
 
 
 class Finisher:
     """Writes the ends of attempts that did not write their own."""
 
-    def __init__(self, db: Db, *, process: Callable[[], ProcessId], random: Callable[[], float]) -> None:
-        self._db = db
-        self._process = process
-        self._random = random
-        self._finish = Coalescer(self._flush_finish, max_batch=_BATCH)
-        self._put_off = Coalescer(self._flush_put_off, max_batch=_BATCH)
-        self._dead_letter = Coalescer(self._flush_dead_letter, max_batch=_BATCH)
-        self._give_back = Coalescer(self._flush_give_back, max_batch=_BATCH)
+    def __init__(
+        self,
+        db: Db,
+        *,
+        process: Callable[[], ProcessId],
+        holdings: set[tuple[JobId, int]],
+        random: Callable[[], float],
+    ) -> None:
+        self._holdings = holdings
 
-    async def finish(self, end: jobs.Finished) -> bool:
-        """Remove a job as done. False: the lease was lost."""
-        return await self._persist(self._finish, end)
+        def lane(settle: Callable[..., Awaitable[set[JobId]]]) -> _Lane[_End]:
+            return _Lane(db, settle, process=process, random=random, on_settled=self._settled)
 
-    async def put_off(self, end: jobs.PutOff) -> bool:
-        """Move a job to a later time. False: the lease was lost."""
-        return await self._persist(self._put_off, end)
+        self._finish, self._put_off = lane(jobs.finish), lane(jobs.put_off)
+        self._dead_letter, self._give_back = lane(jobs.dead_letter), lane(jobs.give_back)
+        self._pending = 0
 
-    async def dead_letter(self, end: jobs.Dead) -> bool:
-        """Move a job to the dead letters. False: the lease was lost."""
-        return await self._persist(self._dead_letter, end)
+    @property
+    def pending(self) -> int:
+        """Ends that are not in the database yet."""
+        return self._pending
 
-    async def give_back(self, job: ClaimedJob) -> bool:
-        """Make a job ready again, uncharged. False: the lease was lost."""
-        return await self._persist(self._give_back, job)
+    def finish(self, end: jobs.Finished) -> None:
+        """Remove a job as done."""
+        self._pending += 1
+        self._finish.push(end)
 
-    async def close(self) -> None:
-        """Write what is waiting."""
-        for coalescer in (self._finish, self._put_off, self._dead_letter, self._give_back):
-            await coalescer.close()
+    def put_off(self, end: jobs.PutOff) -> None:
+        """Move a job to a later time."""
+        self._pending += 1
+        self._put_off.push(end)
 
-    async def _persist(self, coalescer: Coalescer[End, bool], end: End) -> bool:
-        process, pause_s = self._process(), 0.05
-        while True:
-            try:
-                return await coalescer.submit(end)
-            except DatabaseError as error:
-                # an unknown outcome may be asked for again: the fence answers "not held" to what was done already
-                if not error.transient and not isinstance(error, OutcomeUnknown):
-                    raise
-                if self._process() != process:
-                    return False
-                await asyncio.sleep(pause_s * (0.5 + self._random()))
-                pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+    def dead_letter(self, end: jobs.Dead) -> None:
+        """Move a job to the dead letters."""
+        self._pending += 1
+        self._dead_letter.push(end)
 
-    async def _flush_finish(self, ends: list[jobs.Finished]) -> Sequence[bool]:
-        return await self._flush(jobs.finish, ends)
+    def give_back(self, job: ClaimedJob) -> None:
+        """Make a job ready again, uncharged."""
+        self._pending += 1
+        self._give_back.push(job)
 
-    async def _flush_put_off(self, ends: list[jobs.PutOff]) -> Sequence[bool]:
-        return await self._flush(jobs.put_off, ends)
+    async def drain(self, *, patience_s: float) -> None:
+        """Write what is waiting, for `patience_s` at most."""
+        lanes = (self._finish, self._put_off, self._dead_letter, self._give_back)
+        try:
+            async with asyncio.timeout(patience_s):
+                await asyncio.gather(*(lane.drained() for lane in lanes))
+        except TimeoutError:
+            _log.warning("%d ends of jobs could not be written in time; their jobs will run again", self._pending)
 
-    async def _flush_dead_letter(self, ends: list[jobs.Dead]) -> Sequence[bool]:
-        return await self._flush(jobs.dead_letter, ends)
-
-    async def _flush_give_back(self, ends: list[ClaimedJob]) -> Sequence[bool]:
-        return await self._flush(jobs.give_back, ends)
-
-    async def _flush(self, settle: Callable[..., Awaitable[set[JobId]]], ends: list[End]) -> Sequence[bool]:
-        # one lock order for every writer of many rows: by id
-        ordered = sorted(ends, key=lambda end: end.id)
-        connection: Connection
-        async with self._db.acquire() as connection:
-            held = await settle(connection, process=self._process(), jobs=ordered)
-        return [end.id in held for end in ends]
+    def _settled(self, ends: Sequence[_End]) -> None:
+        self._pending -= len(ends)
+        self._holdings.difference_update((end.id, end.attempt) for end in ends)

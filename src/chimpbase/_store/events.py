@@ -15,9 +15,7 @@ from chimpbase._pg.statements import load
 _SQL = load("chimpbase._store", "events.sql")
 
 
-async def publish(
-    connection: Queryable, *, topic: str, payload: str, headers: str | None
-) -> tuple[int, list[QueueId]]:
+async def publish(connection: Queryable, *, topic: str, payload: str, headers: str | None) -> tuple[int, list[QueueId]]:
     """Store an event and its deliveries; the event's id, and the queues that got a job."""
     row = await connection.fetch_one(*_SQL.publish.bind(topic=topic, payload=payload, headers=headers))
     assert row is not None  # a function call always answers with one row

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+import msgspec
+
 from chimpbase._core.values import ClaimedJob, DeathReason, JobId, NewJob, ProcessId, QueueId
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Queryable
@@ -18,8 +20,20 @@ from chimpbase._pg.statements import load
 _SQL = load("chimpbase._store", "jobs.sql")
 
 
+#: Before every job of a queue.
+FROM_THE_START = (-32768, 0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Demand:
+    """How many jobs of a queue are wanted, and after which (priority, sort)."""
+
+    queue: QueueId
+    jobs: int
+    after: tuple[int, int]
+
+
+class Finished(msgspec.Struct, frozen=True, gc=False):
     """A job to remove as done; `outcome` is "completed" or "cancelled"."""
 
     id: JobId
@@ -27,8 +41,7 @@ class Finished:
     outcome: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PutOff:
+class PutOff(msgspec.Struct, frozen=True, gc=False):
     """A job to run again later. `error` (a JSON text) is present when the attempt failed, and then it is charged."""
 
     id: JobId
@@ -38,8 +51,7 @@ class PutOff:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dead:
+class Dead(msgspec.Struct, frozen=True, gc=False):
     """A job to move to the dead letters; `error` is a JSON text."""
 
     id: JobId
@@ -91,7 +103,7 @@ async def enqueue(connection: Queryable, jobs: Sequence[NewJob]) -> list[JobId]:
 
 
 async def claim(
-    connection: Connection, *, process: ProcessId, demands: Sequence[tuple[QueueId, int]], suspects: bool
+    connection: Connection, *, process: ProcessId, demands: Sequence[Demand], suspects: bool
 ) -> list[ClaimedJob]:
     """Lease ready jobs, at most the demanded number of each queue. Each claim counts as one attempt at once.
 
@@ -100,23 +112,15 @@ async def claim(
     """
     rows = await connection.fetch(
         *_SQL.claim.bind(
-            process=process, queues=[queue for queue, _ in demands], demands=[n for _, n in demands], suspects=suspects
+            process=process,
+            queues=[demand.queue for demand in demands],
+            demands=[demand.jobs for demand in demands],
+            priorities=[demand.after[0] for demand in demands],
+            sorts=[demand.after[1] for demand in demands],
+            suspects=suspects,
         )
     )
-    return [
-        ClaimedJob(
-            id=id,
-            queue=queue,
-            attempt=attempt,
-            uncharged=uncharged,
-            suspect=suspect,
-            max_attempts=max_attempts,
-            enqueued_at=enqueued_at,
-            payload=payload,
-            headers=headers,
-        )
-        for id, queue, attempt, uncharged, suspect, max_attempts, enqueued_at, payload, headers in rows
-    ]
+    return [ClaimedJob(*row) for row in rows]
 
 
 async def finish(connection: Connection, *, process: ProcessId, jobs: Sequence[Finished]) -> set[JobId]:

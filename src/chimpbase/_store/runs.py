@@ -72,7 +72,7 @@ async def start(
     except DatabaseError as error:
         if error.sqlstate == "CB001":
             advice = "A workflow is there once a process that declares it has started on this database."
-            raise NotRegistered("workflow", f"{workflow}@{version}", advice=advice) from error
+            raise NotRegistered("workflow", workflow, advice=advice) from error
         if error.sqlstate == "CB003":
             raise AlreadyStarted(workflow, id) from error
         raise

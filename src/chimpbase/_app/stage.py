@@ -1,0 +1,50 @@
+"""Stage: what ctx, its clients and whoever runs a function need of the place they are in.
+
+A running app has one, the `Backstage`; a ctx that rides a transaction of the caller's has one of its own, in `bind`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Protocol
+
+from chimpbase._app.registry import Registry
+from chimpbase._app.tokens import Queue
+from chimpbase._app.unit import Frame, Unit
+from chimpbase._core.values import QueueId, RunStatus
+
+
+class Wakes(Protocol):
+    """Who is told, after a commit, what there is to do now."""
+
+    def ready(self, queues: Iterable[QueueId]) -> None: ...
+    def later(self, seconds: float) -> None: ...
+
+
+class Stage(Protocol):
+    """See `Backstage` for what each of them is.
+
+    Where `is_sync`, nothing that ctx does ever suspends, and plain functions run right here; elsewhere they run in
+    `threads`, or those of the event loop when that is None.
+    """
+
+    @property
+    def registry(self) -> Registry: ...
+    @property
+    def secrets(self) -> Mapping[str, str]: ...
+    @property
+    def engine(self) -> Wakes: ...
+    @property
+    def threads(self) -> ThreadPoolExecutor | None: ...
+    @property
+    def is_sync(self) -> bool: ...
+    @property
+    def new_id(self) -> Callable[[], str]: ...
+
+    async def queue_id(self, queue: Queue[Any], frame: Frame) -> QueueId: ...
+    async def run_status(self, run: str) -> RunStatus | None: ...
+    def watch(self, run: str) -> AbstractContextManager[asyncio.Event]: ...
+    def unit(self, title: str) -> AbstractAsyncContextManager[Unit]: ...

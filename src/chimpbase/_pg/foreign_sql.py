@@ -1,0 +1,104 @@
+"""Foreign SQL: our statements, with `$1` and `$2`, in the words of another driver.
+
+Invariant: literals, comments and quoted names reach the server as they were written. Deliberately absent: the types of
+parameters, which only the server knows; what is cast to json on the spot is the one thing told from the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, Literal, TypeAlias, cast
+
+import msgspec
+
+from chimpbase._core.errors import PayloadError, QueryError
+from chimpbase._pg import lexer
+
+#: How a driver writes a parameter: `$1`, `%(p1)s`, or `%s` once for each place.
+Style: TypeAlias = Literal["native", "named", "places"]
+
+_JSON: Final = frozenset({"json", "jsonb", "pg_catalog.json", "pg_catalog.jsonb"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A statement cut at its parameters: `texts` has one more than `numbers`, which are those between them."""
+
+    texts: tuple[str, ...]
+    numbers: tuple[int, ...]
+    json: frozenset[int]
+
+
+def render(sql: str, args: Sequence[object], *, style: Style) -> tuple[str, Any]:
+    """The statement and its parameters for a driver of that style; None for parameters when there are none.
+
+    A dict, a list with a dict in it, and whatever is written `$1::jsonb` or `$1::json`, become JSON text.
+
+    Raises:
+        QueryError: the statement takes another number of values than it was given.
+        PayloadError: a value cannot be JSON.
+    """
+    parts = _cut(sql)
+    wanted = max(parts.numbers, default=0)
+    if wanted != len(args):
+        raise QueryError(f"{lexer.label(sql)} was not sent: it takes {wanted} values and was given {len(args)}.")
+    if not args:
+        return sql, None
+    values = [_plain(value, number in parts.json) for number, value in enumerate(args, 1)]
+    if style == "native":
+        return sql, values
+    texts = [text.replace("%", "%%") for text in parts.texts]
+    if style == "named":
+        marks = [f"%(p{number})s" for number in parts.numbers]
+        return _join(texts, marks), {f"p{number}": value for number, value in enumerate(values, 1)}
+    return _join(texts, ["%s"] * len(parts.numbers)), tuple(values[number - 1] for number in parts.numbers)
+
+
+def json_text(value: object) -> str:
+    """A value as JSON text.
+
+    Raises:
+        PayloadError: it cannot be JSON.
+    """
+    try:
+        return msgspec.json.encode(value).decode()
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise PayloadError(f"cannot be JSON: {error}", subject="parameter") from error
+
+
+def _plain(value: object, as_json: bool) -> object:
+    if value is not None and (as_json or _holds_objects(value)):
+        return json_text(value)
+    return value
+
+
+def _holds_objects(value: object) -> bool:
+    """Whether it can only be meant as JSON: no array of PostgreSQL has objects in it."""
+    if isinstance(value, list | tuple):
+        return any(map(_holds_objects, cast("Sequence[object]", value)))
+    return isinstance(value, dict)
+
+
+@lru_cache(maxsize=1024)
+def _cut(sql: str) -> _Parts:
+    texts: list[str] = []
+    numbers: list[int] = []
+    json: set[int] = set()
+    place, latest, cast_follows = 0, 0, False
+    for token in lexer.tokens(sql):
+        if cast_follows and token["word"] and "".join(token["word"].split()).lower() in _JSON:
+            json.add(latest)
+        cast_follows = bool(token["cast"] and latest and place == token.start())
+        if token["number"]:
+            latest = int(token["number"])
+            texts.append(sql[place : token.start()])
+            numbers.append(latest)
+            place = token.end()
+    texts.append(sql[place:])
+    return _Parts(tuple(texts), tuple(numbers), frozenset(json))
+
+
+def _join(texts: Sequence[str], marks: Sequence[str]) -> str:
+    return "".join(part for pair in zip(texts, [*marks, ""], strict=True) for part in pair)

@@ -1,0 +1,143 @@
+"""What `--help` says of each command: one line for the list, a page of its own, and examples.
+
+Invariant: every command is in this table, and every example in it is a command line that parses.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Help(NamedTuple):
+    """The help of one command. `page` is in lines of at most 80 characters, since plain text is not wrapped again."""
+
+    line: str
+    page: str
+    examples: str
+
+    @property
+    def text(self) -> str:
+        """The line and the page, as the parser takes them."""
+        return f"{self.line}\n\n{self.page.strip()}\n"
+
+    @property
+    def epilogue(self) -> str:
+        """The examples, indented under a heading."""
+        return "\n".join(["Examples:", *(f"  {line}" for line in self.examples.strip().splitlines())]) + "\n"
+
+
+ABOUT = """\
+Actions, subscriptions, workers, cron and workflows on one PostgreSQL.
+
+Without DATABASE_URL a private PostgreSQL is started in the project.
+"""
+EPILOGUE = """\
+Every command takes --help, and --debug for whole tracebacks.
+Exit codes: 0 ok, 1 failure, 2 usage, 3 not found.
+"""
+#: In the order of `chimpbase --help`. Each command is a function of a module of the same name.
+COMMANDS = {
+    "dev": Help(
+        "Run an app while you write it: database, HTTP, workers, reload on save.",
+        """
+Starts a private PostgreSQL in .chimpbase/pg unless DATABASE_URL names another,
+applies migrations, serves HTTP, runs workers, subscriptions, cron and
+workflows, and restarts the app when a .py or .sql file, pyproject.toml or .env
+is saved. Jobs that a restart interrupts run again, without an attempt charged.
+Ctrl-C stops cleanly, a second one at once.
+""",
+        """
+chimpbase dev                          # app.py or main.py here
+chimpbase dev shop.py --port 9000
+chimpbase dev shop.main:app --no-reload
+""",
+    ),
+    "start": Help(
+        "Run an app in production: the same program, without reload.",
+        """
+Applies migrations, serves HTTP, and runs workers, subscriptions, cron and
+workflows until SIGTERM or SIGINT. Then it takes nothing new, lets running jobs
+finish for the grace, gives back the rest and exits 0. A second signal ends it
+at once. Log lines are JSON unless standard error is a terminal.
+""",
+        """
+chimpbase start shop:app --host 0.0.0.0
+chimpbase start --no-http              # a process that only works
+chimpbase start --no-workers           # a process that only serves
+""",
+    ),
+    "migrate": Help(
+        "Bring the database's schema up to date, or show what would be done.",
+        """
+Applies our own migrations, then those of the project's migrations directory.
+Safe at any time and from several machines at once: one applies, the others
+find nothing to do. dev and start do the same when they start.
+""",
+        """
+chimpbase migrate
+chimpbase migrate --check              # for a deployment to ask
+chimpbase migrate --sql > schema.sql   # to apply by hand, with psql
+""",
+    ),
+    "ls": Help(
+        "List everything an app registers, with file and line.",
+        """
+Kind, name, details and place, one registration per line, so that grep finds
+them. Asks no database.
+""",
+        """
+chimpbase ls
+chimpbase ls shop:app -o json
+chimpbase ls | grep ^cron
+""",
+    ),
+    "call": Help(
+        "Run one action of an app and print its result as JSON.",
+        """
+The action runs in this process, in a transaction of its own; what it enqueues
+is left to the processes that run workers. Logs go to standard error, so that
+standard output is the result alone.
+""",
+        """
+chimpbase call place_order sku=tea quantity=2
+chimpbase call place_order lines:='[{"sku": "tea"}]' --app shop:app
+chimpbase call report day=2026-11-23 | jq .total
+""",
+    ),
+    "psql": Help(
+        "Open psql on the app's database, read-only unless --write.",
+        """
+The database is DATABASE_URL, or the private PostgreSQL of the project, which is
+started when it does not run and stopped again afterwards. Read-only is a guard
+against slips, not against intent. A password is never in the arguments of psql.
+""",
+        """
+chimpbase psql
+chimpbase psql -- -c 'select count(*) from orders'
+chimpbase psql --write -- -f fix.sql
+""",
+    ),
+    "config": Help(
+        "Show every setting, its value and where that came from.",
+        """
+A setting is taken from the command line, else from CHIMPBASE_<NAME> in the
+environment, else from [tool.chimpbase] in pyproject.toml, else it has its
+default. DATABASE_URL and PORT count too, and PGHOST and its like when there is
+no URL. Secrets are masked.
+""",
+        """
+chimpbase config
+CHIMPBASE_LEASE=30s chimpbase config | grep lease
+chimpbase config -o json
+""",
+    ),
+    "version": Help(
+        "Print the version of chimpbase, and of what it runs on.",
+        """
+`chimpbase --version` prints the number alone.
+""",
+        """
+chimpbase version
+""",
+    ),
+}
