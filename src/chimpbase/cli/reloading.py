@@ -4,9 +4,9 @@
                         └──► it ended by itself (a syntax error) ──► wait for a save ──► the spare becomes the child
 
 The spare is a child that has imported everything but the application and waits to be told to, so a restart costs no
-more than the application's own start. Invariant: at most one child runs the app, and none outlives this process, since it
-holds the other end of a pipe of each and they leave when that closes. The private PostgreSQL belongs to this process,
-so it stays up between children and goes with this one.
+more than the application's own start. Invariant: at most one child runs the app, and none outlives this process, since
+it holds the other end of a pipe of each and they leave when that closes. The private PostgreSQL belongs to this
+process, so it stays up between children and goes with this one.
 """
 
 from __future__ import annotations

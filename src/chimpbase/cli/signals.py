@@ -7,6 +7,7 @@ blocks the loop. Absent on purpose: SIGHUP and reload, which are the supervisor'
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -20,17 +21,24 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Signals:
-    """What arrived. `on_first` is called once, from the signal handler: it may only set things and wake somebody."""
+    """What arrived. `on_first` is called once, from the signal handler: it may only set things and wake somebody.
+
+    `patience` is how long a stop may take; then the process is ended, since whoever asked would send SIGKILL next.
+    """
 
     def __init__(self, on_first: Callable[[], object], *, patience: timedelta) -> None:
         self.received: int | None = None
         self._on_first = on_first
         self._patience_s = patience.total_seconds()
-        self._limit: threading.Timer | None = None
+        self._bell = -1
 
     @contextmanager
     def handled(self, *, ignore_interrupts: bool = False) -> Generator[Signals]:
         """Handle both signals inside the block. `ignore_interrupts` leaves Ctrl-C to the process above this one."""
+        hear, self._bell = os.pipe()
+        # started now: a signal handler that starts a thread could wait for a lock of the code it interrupted
+        guard = threading.Thread(target=self._guard, args=[hear], name="signals", daemon=True)
+        guard.start()
         before = {number: signal.getsignal(number) for number in _SIGNALS}
         for number in _SIGNALS:
             ignored = ignore_interrupts and number == signal.SIGINT
@@ -38,23 +46,23 @@ class Signals:
         try:
             yield self
         finally:
-            if self._limit is not None:
-                self._limit.cancel()
             for number, handler in before.items():
                 signal.signal(number, handler)
+            os.close(self._bell)
+            guard.join()
+            os.close(hear)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            self._end(number)
+            leave(128 + number)
         self.received = number
-        # a stop that hangs must not outlive its caller's patience: whoever asked would send SIGKILL next
-        self._limit = threading.Timer(self._patience_s, self._end, [number])
-        self._limit.daemon = True
-        self._limit.start()
+        os.write(self._bell, b"!")
         self._on_first()
 
-    def _end(self, number: int) -> None:
-        leave(128 + number)
+    def _guard(self, hear: int) -> None:
+        """End the process when a stop that was asked for has not ended in time; return when the block is left."""
+        if os.read(hear, 1) and not select.select([hear], [], [], self._patience_s)[0]:
+            leave(128 + (self.received or signal.SIGTERM))
 
 
 def end_process(code: int, *, wait: timedelta) -> int:
