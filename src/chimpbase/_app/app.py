@@ -103,10 +103,10 @@ class App(Decorators):
             await runtime.stop()
 
     @overload
-    async def call(self, action: Action[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def call(self, action: Action[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
-    async def call(self, action: str, *args: Any, **kwargs: Any) -> Any: ...
-    async def call(self, action: Any, *args: Any, **kwargs: Any) -> Any:
+    async def call(self, action: str, /, *args: Any, **kwargs: Any) -> Any: ...
+    async def call(self, action: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Run an action, given or by name, in a transaction of its own. Returns once it has committed.
 
         Raises:

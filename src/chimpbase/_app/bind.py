@@ -66,7 +66,7 @@ class BoundCtx(Ctx):
 
 
 class BoundSyncCtx(SyncCtx):
-    """A SyncCtx whose transaction belongs to the caller. Its verbs run in the caller's thread, without an event loop."""
+    """A SyncCtx whose transaction belongs to the caller. Its verbs run in the caller's thread, without a loop."""
 
     def __init__(self, ctx: BoundCtx) -> None:
         super().__init__(ctx, in_place)
@@ -87,9 +87,13 @@ class BoundStage:
         self.engine = PendingWakes(self._tell)
         self._queue_ids: dict[str, QueueId] = {}
 
-    @cached_property
+    @property
     def secrets(self) -> Mapping[str, str]:
-        """Read when first asked for, from where the running app has them, else from where it would."""
+        """From where the running app has them, else from where it would."""
+        return self._secrets
+
+    @cached_property
+    def _secrets(self) -> Mapping[str, str]:
         runtime = self._running()
         project = runtime.project if runtime else Path.cwd()
         settings = runtime.settings if runtime else read_settings({}, environ=os.environ, project=project)
@@ -119,8 +123,8 @@ class BoundStage:
     def watch(self, run: str) -> NoReturn:
         """Refused: it waits for commits of others while the caller's transaction is held open."""
         raise UsageError(
-            f"A bound ctx cannot wait for the result of run {run!r}: it would hold your transaction open meanwhile. Use "
-            "`async with app.transaction() as ctx:` for that, or ctx.workflow.get."
+            f"A bound ctx cannot wait for the result of run {run!r}: it would hold your transaction open meanwhile. "
+            "Use `async with app.transaction() as ctx:` for that, or ctx.workflow.get."
         )
 
     async def run_status(self, run: str) -> NoReturn:
@@ -139,11 +143,15 @@ class BoundStage:
 _DECLARE = "Register it, and start a process of the app on this database once: that is what makes its queues."
 
 
+def _new_trace() -> str:
+    return secrets.token_hex(16)
+
+
 def bind(connection: object, *, name: str, registry: Registry, running: Callable[[], Runtime | None]) -> Any:
     """See `App.bind`; `name` is the app's, and `running` answers its runtime while there is one."""
     foreign = ride(connection)
     title = f"transaction bound to {name}"
     stage = BoundStage(registry, running, is_sync=foreign.is_sync)
     unit = BoundUnit(foreign, title=title, wakes=stage.engine)
-    ctx = BoundCtx(stage, unit, Origin(title=title, name=name, trace=secrets.token_hex(16), cause=f"app:{name}"))
+    ctx = BoundCtx(stage, unit, Origin(title=title, name=name, cause=f"app:{name}", new_trace=_new_trace))
     return BoundSyncCtx(ctx) if foreign.is_sync else ctx

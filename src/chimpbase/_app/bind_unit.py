@@ -86,8 +86,8 @@ class BoundUnit:
         """See `Work`."""
         if self._connection.on_commit is None:
             raise UsageError(
-                f"{self.title}: this connection cannot tell when its transaction has committed, so nothing can follow it. Do "
-                "it after your own commit, or bind an SQLAlchemy session or Django's connection, which can."
+                f"{self.title}: this connection cannot tell when its transaction has committed, so nothing can follow "
+                "it. Do it after your own commit, or bind an SQLAlchemy session or Django's connection, which can."
             )
 
     def _committed(self, callbacks: Sequence[AfterCommit]) -> None:

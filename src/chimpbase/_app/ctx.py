@@ -125,10 +125,10 @@ class Ctx:
         self._frame.on_commit(callback)
 
     @overload
-    async def call(self, action: Action[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def call(self, action: Action[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
-    async def call(self, action: str, *args: Any, **kwargs: Any) -> Any: ...
-    async def call(self, action: Any, *args: Any, **kwargs: Any) -> Any:
+    async def call(self, action: str, /, *args: Any, **kwargs: Any) -> Any: ...
+    async def call(self, action: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Run an action, given or by name, as part of this transaction. Its failure, if caught, takes back all it did.
 
         Raises:

@@ -28,7 +28,7 @@ T = TypeVar("T")
 class Caller(Protocol):
     """What an action needs of the ctx it is called with."""
 
-    def call(self, action: Action[P, R], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+    def call(self, action: Action[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
 
 
 class StepRunner(Protocol):

@@ -119,8 +119,14 @@ class Runtime:
         edge = self.edges.get("http")
         return edge.address if edge else None
 
-    async def call(self, action: Action[..., Any] | str, *args: Any, trace: str | None = None, **kwargs: Any) -> Any:
+    async def call(self, action: Action[..., Any] | str, /, *args: Any, **kwargs: Any) -> Any:
         """Run an action in a transaction of its own. See `App.call`."""
+        return await self.call_traced(None, action, args, kwargs)
+
+    async def call_traced(
+        self, trace: str | None, action: Action[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """As `call`, continuing a trace (32 hexadecimal digits) that began outside."""
         backstage = self._stage()
         definition = backstage.registry.action(action) if isinstance(action, str) else action
         origin = Origin(

@@ -143,31 +143,31 @@ class WorkflowClient:
         """
         check_key("run id", id)
         limit_s = None if timeout is None else seconds(timeout, subject="timeout").total_seconds()
-        try:
-            async with asyncio.timeout(limit_s):
-                status = await self._ended(id)
-        except TimeoutError as error:
-            raise AttemptTimeout(f"run {id!r} has not ended within {limit_s:g} s") from error
+        with self._backstage.watch(id) as ended:
+            try:
+                async with asyncio.timeout(limit_s):
+                    status = await self._ended(id, ended)
+            except TimeoutError as error:
+                raise AttemptTimeout(f"run {id!r} has not ended within {limit_s:g} s") from error
         if status.error is not None:
             raise WorkflowFailed(id, status.error)
         codec = self._backstage.registry.result_codec(status.workflow, status.version)
         return codec.decode(status.output or "null", subject=f"result of run {id!r}")
 
-    async def _ended(self, id: str) -> RunStatus:
+    async def _ended(self, id: str, ended: asyncio.Event) -> RunStatus:
         look_s = _FIRST_LOOK_S
-        with self._backstage.watch(id) as ended:
-            while True:
-                ended.clear()
-                status = await self._backstage.run_status(id)
-                if status is None:
-                    raise NotFound("run", id)
-                if status.finished_at is not None or status.state == "blocked":
-                    return status
-                try:
-                    async with asyncio.timeout(look_s):
-                        await ended.wait()
-                except TimeoutError:
-                    look_s = min(_LONGEST_LOOK_S, look_s * 2)
+        while True:
+            ended.clear()
+            status = await self._backstage.run_status(id)
+            if status is None:
+                raise NotFound("run", id)
+            if status.finished_at is not None or status.state == "blocked":
+                return status
+            try:
+                async with asyncio.timeout(look_s):
+                    await ended.wait()
+            except TimeoutError:
+                look_s = min(_LONGEST_LOOK_S, look_s * 2)
 
 
 def _run(id: str, status: RunStatus | None) -> Run:

@@ -179,13 +179,13 @@ class Settings:
             if value is not None or not found.metadata["optional"]:
                 object.__setattr__(self, found.name, _read(found, value, source="override"))
         if cast("timedelta | None", self.heartbeat) is None:
-            object.__setattr__(self, "heartbeat", self.lease / 3)
+            object.__setattr__(self, "heartbeat", self.lease // 3)
         if self.heartbeat * 3 > self.lease:
             raise ConfigError(
                 f"heartbeat is {format_duration(self.heartbeat)} and lease {format_duration(self.lease)}: a process "
                 "must beat three times within its lease, or one late beat loses its jobs. Lower it or raise lease.",
                 key="heartbeat",
-                expected=f"at most {format_duration(self.lease / 3)}",
+                expected=f"at most {format_duration(self.lease // 3)}",
             )
 
     def __repr__(self) -> str:
@@ -312,5 +312,5 @@ def _shown(value: object, *, secret: bool) -> str:
 
 def _default_source(settings: Settings, found: dataclasses.Field[Any]) -> Literal["default", "override"]:
     value = getattr(settings, found.name)
-    derived = found.name == "heartbeat" and value == settings.lease / 3
+    derived = found.name == "heartbeat" and value == settings.lease // 3
     return "default" if value == found.default or derived else "override"

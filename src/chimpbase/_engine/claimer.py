@@ -21,6 +21,8 @@ from chimpbase._pg.db import Db
 from chimpbase._store import jobs, processes
 
 _MOST_PENDING = 10_000
+#: What handlers get to end when they are cancelled; one that takes longer is left behind, fenced out.
+_UNWIND_S = 2.0
 
 
 class Claimer(Service):
@@ -168,4 +170,4 @@ class Claimer(Service):
     async def _cancel(self) -> None:
         slots = [slot for lane in self._lanes.values() for slot in lane.cancel()]
         if slots:
-            await asyncio.wait(slots, timeout=5)
+            await asyncio.wait(slots, timeout=_UNWIND_S)

@@ -125,7 +125,8 @@ class Lane:
 
     async def _work(self) -> None:
         run, handling, buffer = self._executor.run, self.handling, self._buffer
-        breath = _BREATH
+        slot, breath = asyncio.current_task(), _BREATH
+        assert slot is not None
         while True:
             if not buffer:
                 waiter = asyncio.get_running_loop().create_future()
@@ -146,6 +147,8 @@ class Lane:
                     self._on_suspect_ended()
                 if self._quiet is not None and not self._running and not self._quiet.done():
                     self._quiet.set_result(None)
+            if slot.cancelling():  # the handler swallowed it, but this slot was told to end
+                return
             breath -= 1
             if not breath:  # handlers that never wait would keep everybody else from the loop
                 breath = _BREATH

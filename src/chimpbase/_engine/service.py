@@ -28,7 +28,9 @@ class Service(ABC):
         self._wakeup = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        # its own time beside it: uvloop answers a very short `call_at` with a handle that does not know its time
+        self._timer: asyncio.Handle | None = None
+        self._rings_at = 0.0
         self._silent_until = 0.0
 
     @abstractmethod
@@ -50,11 +52,11 @@ class Service(ABC):
             return self.wake()
         loop = asyncio.get_running_loop()
         when = loop.time() + seconds
-        if self._timer is not None and not self._timer.cancelled() and loop.time() < self._timer.when() <= when:
+        if loop.time() < self._rings_at <= when:
             return None
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_at(when, self.wake)
+        self._timer, self._rings_at = loop.call_at(when, self.wake), when
         return None
 
     async def stop(self, *, patience_s: float = 2.0) -> None:

@@ -1,7 +1,7 @@
 """Foreign: the verbs of our own `Connection` on a connection that somebody else owns.
 
-A driver of another kind is spoken to through a `ForeignDriver`, one small file for each. Invariant: nothing here begins,
-commits or rolls back a transaction; savepoints are set, and taken back, only inside one that is the caller's.
+A driver of another kind is spoken to through a `ForeignDriver`, one small file for each. Invariant: nothing here
+begins, commits or rolls back a transaction; savepoints are set, and taken back, only inside one that is the caller's.
 Deliberately absent: budgets and the statement hook, since the socket is not ours.
 """
 
@@ -19,7 +19,8 @@ from chimpbase._pg.connection import savepoint_name
 from chimpbase._pg.foreign_errors import understand
 
 JSON_OIDS: Final = frozenset({114, 3802})  # json, jsonb
-_PROBE: Final = """/* foreign.probe */ select '"1"'::json, '"1"'::jsonb"""
+#: What a connection makes of JSON: text, or what its owner has it decode to.
+PROBE: Final = """/* foreign.probe */ select '"1"'::json, '"1"'::jsonb"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +114,8 @@ class Foreign:
 
     async def _probe(self) -> dict[int, bool]:
         """Which of the two types the caller's connection leaves as text: that depends on its driver and settings."""
-        answer = await self._run(_PROBE, ())
-        return {oid: value in {'"1"', b'"1"'} for oid, value in zip(answer.oids, answer.rows[0], strict=True)}
+        answer = await self._run(PROBE, ())
+        return dict(zip(answer.oids, map(is_text, answer.rows[0]), strict=True))
 
 
 class Row(Sequence[Any]):
@@ -137,6 +138,11 @@ class Row(Sequence[Any]):
     def keys(self) -> KeysView[str]:
         """The names of the columns."""
         return self._columns.keys()
+
+
+def is_text(probed: object) -> bool:
+    """Whether an answer to `PROBE` is JSON text."""
+    return probed in {'"1"', b'"1"'}
 
 
 def answer_of(cursor: Any, rows: Iterable[Sequence[Any]]) -> Answer:

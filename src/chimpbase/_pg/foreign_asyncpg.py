@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from chimpbase._core.errors import UsageError
-from chimpbase._pg.foreign import JSON_OIDS, Answer
+from chimpbase._pg.foreign import JSON_OIDS, PROBE, Answer, is_text
 from chimpbase._pg.foreign_sql import json_text
 
 
@@ -18,7 +18,7 @@ class AsyncpgDriver:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self._json_as_text: bool | None = None
+        self._takes_text: dict[int, bool] | None = None
 
     def check(self) -> None:
         """See `ForeignDriver`; the driver knows from the server's last answer."""
@@ -31,13 +31,8 @@ class AsyncpgDriver:
     async def run(self, sql: str, args: Sequence[object], /) -> Answer:
         """See `ForeignDriver`. The prepared statement is cached as asyncpg caches those of `fetch`."""
         statement = await self._connection._prepare(sql, use_cache=True)  # noqa: SLF001 - `prepare` goes past the cache
-        places = [place for place, one in enumerate(statement.get_parameters()) if one.oid in JSON_OIDS]
-        values = list(args)
-        if places and await self._speaks_text():
-            for place in places:
-                if place < len(values) and values[place] is not None:
-                    values[place] = json_text(values[place])
-        rows = await statement.fetch(*values)
+        oids = [parameter.oid for parameter in statement.get_parameters()]
+        rows = await statement.fetch(*(await self._encoded(oids, args) if JSON_OIDS & set(oids) else args))
         columns = statement.get_attributes()
         return Answer(
             names=[column.name for column in columns],
@@ -46,9 +41,14 @@ class AsyncpgDriver:
             tag=statement.get_statusmsg(),
         )
 
-    async def _speaks_text(self) -> bool:
-        """Whether json travels as text on this connection, as it does unless the caller has set a codec."""
-        if self._json_as_text is None:
-            self._json_as_text = await self._connection.fetchval("select '\"1\"'::jsonb") == '"1"'
-        return self._json_as_text
-
+    async def _encoded(self, oids: Sequence[int], args: Sequence[object]) -> list[object]:
+        """JSON travels as text here, too, unless the caller has set a codec for it."""
+        if self._takes_text is None:
+            self._takes_text = dict(
+                zip(sorted(JSON_OIDS), map(is_text, await self._connection.fetchrow(PROBE)), strict=True)
+            )
+        as_text = [self._takes_text.get(oid, False) for oid in oids] + [False] * len(args)
+        return [
+            json_text(value) if text and value is not None else value
+            for text, value in zip(as_text, args, strict=False)
+        ]

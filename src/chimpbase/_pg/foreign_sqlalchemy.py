@@ -30,7 +30,7 @@ class _SqlAlchemy:
             self.on_commit = lambda callback: following(session).add(callback)
 
     def check(self) -> None:
-        """See `ForeignDriver`; SQLAlchemy opens the caller's transaction with any statement, as for the caller's own."""
+        """See `ForeignDriver`; SQLAlchemy opens the caller's transaction with any statement, as with this one."""
 
     @staticmethod
     def _execution(connection: Any, sql: str, args: Sequence[object]) -> tuple[str, Any, dict[str, bool]]:
@@ -49,8 +49,6 @@ class _SqlAlchemy:
                 "ride. Bind one without it."
             )
         text, parameters = render(sql, args, style=style)
-        if isinstance(parameters, list):
-            parameters = tuple(parameters)
         # without parameters the driver must not look for any, or a `%` in the statement would be one
         return text, parameters, {} if args else {"no_parameters": True}
 

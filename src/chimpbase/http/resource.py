@@ -65,7 +65,7 @@ class Resource:
         else:
             args, kwargs = await self._read(deed, scope, receive)
             trace = state_of(scope)["trace_id"]
-            text = await self._runtime.call(deed.sending, args, kwargs, trace=trace)
+            text = await self._runtime.call_traced(trace, deed.sending, (args, kwargs), {})
             response = _response(text, deed.route.status)
         await response(scope, receive, send)
 

@@ -1,0 +1,106 @@
+"""A fleet: real processes running one app on one database, that a test starts, stalls and kills."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import chimpbase
+
+_ROOT = Path(__file__).resolve().parents[2]
+_PATH = f"{Path(chimpbase.__file__).parents[1]}{os.pathsep}{_ROOT}"
+_PACE: dict[str, Any] = {"lease": 1, "poll": 0.1, "grace": 2}
+
+
+class Member:
+    """One process of the fleet. What it logged is in `log`, a file."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self._process, self.log = process, log
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    async def ready(self, *, within_s: float = 20) -> None:
+        assert self._process.stdout is not None
+        line = await asyncio.wait_for(self._process.stdout.readline(), within_s)
+        assert line == b"ready\n", f"it said {line!r} and logged {self.log.read_text()}"
+
+    def stall(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        if self.alive:
+            self._process.kill()
+        await self._process.wait()
+
+    async def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self._process.terminate()
+        return await asyncio.wait_for(self._process.wait(), 20)
+
+    async def died(self, *, within_s: float = 20) -> int:
+        """Wait for it to end by itself; the exit code, negative for a signal."""
+        return await asyncio.wait_for(self._process.wait(), within_s)
+
+
+class Fleet:
+    """Starts members. All that are left when the test ends are killed."""
+
+    def __init__(self, module: str, dsn: str, directory: Path) -> None:
+        self._module, self._dsn, self._directory = module, dsn, directory
+        self.members: list[Member] = []
+
+    async def launch(self, *, host: str | None = None, **order: Any) -> Member:
+        """Start a process without waiting until it works. Keywords that `member` does not know are settings."""
+        told = {name: order.pop(name) for name in ("die_after", "die_in") if name in order}
+        told |= {"host": host, "settings": {**_PACE, **order}}
+        log = self._directory / f"member-{len(self.members)}.log"
+        with log.open("wb") as stderr:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "tests.stories.member", self._module, self._dsn, json.dumps(told)),
+                cwd=self._directory,
+                env={**os.environ, "PYTHONPATH": _PATH},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=stderr,
+            )
+        member = Member(process, log)
+        self.members.append(member)
+        return member
+
+    async def start(self, **order: Any) -> Member:
+        """Start a process and wait until it works."""
+        member = await self.launch(**order)
+        await member.ready()
+        return member
+
+    async def end(self) -> None:
+        for member in self.members:
+            await member.kill()
+
+
+@asynccontextmanager
+async def fleet_of(module: str, dsn: str, directory: Path) -> AsyncIterator[Fleet]:
+    """A fleet running the `app` of that module."""
+    fleet = Fleet(module, dsn, directory)
+    try:
+        yield fleet
+    finally:
+        await fleet.end()
