@@ -61,7 +61,9 @@ class Report:
 
     rows: list[dict[str, object]] = field(default_factory=list)
 
-    def add(self, name: str, value: float, unit: str, *, limit: float | None = None, target: float | None = None) -> None:
+    def add(
+        self, name: str, value: float, unit: str, *, limit: float | None = None, target: float | None = None
+    ) -> None:
         share = value / limit if limit else None
         self.rows.append({"name": name, "value": value, "unit": unit, "limit": limit, "share": share, "target": target})
 
@@ -157,7 +159,11 @@ class Bench:
         if wrong:
             raise RuntimeError(f"{wrong} of {count} jobs had their effect not exactly once")
         self.report.add(
-            "transactional jobs with one update, exactly once", count / seconds, "/s", limit=limits["commits"], target=5000
+            "transactional jobs with one update, exactly once",
+            count / seconds,
+            "/s",
+            limit=limits["commits"],
+            target=5000,
         )
 
     async def enqueue(self, callers: int, limits: dict[str, float]) -> None:
@@ -208,7 +214,7 @@ class Bench:
             after = await self.value(statements)
             self.report.add("transactions per second at idle", (after - before) / (perf_counter() - began), "/s")
 
-    def running(self, **options: object):  # noqa: ANN201 - what App.running answers with
+    def running(self, **options: object):
         """The app on this server."""
         return self.app.running(database_url=self.dsn, project=self.directory, **options)
 
@@ -216,7 +222,7 @@ class Bench:
         """Empty job tables, freshly vacuumed."""
         await self.value("truncate chimpbase.job, chimpbase.job_later, chimpbase.job_dead, chimpbase.job_done")
 
-    async def value(self, sql: str, *args: object):  # noqa: ANN201 - whatever the statement answers
+    async def value(self, sql: str, *args: object):
         """The first value of one statement on a connection of its own."""
         connection = await asyncpg.connect(self.dsn)
         try:
@@ -242,7 +248,9 @@ async def main() -> None:
             await Bench(server.dsn, Path(directory), options.jobs, report).run()
             version = server.version
     console = Console()
-    console.print(f"PostgreSQL {version}, Python {platform.python_version()}, {os.cpu_count()} cores, {options.jobs:,} jobs")
+    console.print(
+        f"PostgreSQL {version}, Python {platform.python_version()}, {os.cpu_count()} cores, {options.jobs:,} jobs"
+    )
     report.show(console)
     if options.json:
         options.json.write_text(json.dumps({"argv": sys.argv, "rows": report.rows}, indent=1))

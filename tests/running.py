@@ -90,7 +90,9 @@ async def notes(outside: asyncpg.Connection) -> list[str]:
 
 async def is_idle(outside: asyncpg.Connection) -> bool:
     """Whether no job is ready, running or waiting for its time."""
-    return not await outside.fetchval("select exists (select from chimpbase.job union all select from chimpbase.job_later)")
+    return not await outside.fetchval(
+        "select exists (select from chimpbase.job union all select from chimpbase.job_later)"
+    )
 
 
 async def history(outside: asyncpg.Connection, table: str) -> list[asyncpg.Record]:

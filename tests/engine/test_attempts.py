@@ -211,7 +211,10 @@ async def test_an_attempt_that_takes_too_long_is_taken_back_and_charged(
         await enqueue(app, 1)
         await until(lambda: is_idle(outside))
         (row,) = await history(outside, "job_dead")
-        assert [(attempt, kind) for attempt, kind, _ in errors_of(row)] == [(1, "AttemptTimeout"), (2, "AttemptTimeout")]
+        assert [(attempt, kind) for attempt, kind, _ in errors_of(row)] == [
+            (1, "AttemptTimeout"),
+            (2, "AttemptTimeout"),
+        ]
         assert await notes(outside) == []
 
 

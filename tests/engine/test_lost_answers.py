@@ -107,5 +107,3 @@ async def arrange(runtime: Runtime, outside: asyncpg.Connection, ear: Callable[[
 
 async def ended(outside: asyncpg.Connection) -> bool:
     return await outside.fetchval("select count(*) = 0 from chimpbase.run where finished_at is null")
-
-

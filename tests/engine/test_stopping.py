@@ -18,8 +18,6 @@ pytestmark = pytest.mark.anyio
 jobs = Queue("jobs", int)
 
 
-
-
 async def enqueue(app: App, *payloads: int) -> None:
     async with app.transaction() as ctx:
         for payload in payloads:

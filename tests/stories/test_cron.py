@@ -52,15 +52,15 @@ async def test_an_instant_that_was_fired_is_never_fired_again(start: Start, outs
     async with start(app):
         for _ in range(3):
             # as if the clock, or the row, were set back
-            await outside.execute("update chimpbase.schedule set next_at = date_trunc('hour', now()) - interval '1 hour'")
+            await outside.execute(
+                "update chimpbase.schedule set next_at = date_trunc('hour', now()) - interval '1 hour'"
+            )
             await until(lambda: outside.fetchval("select next_at > now() from chimpbase.schedule"))
         await until(lambda: is_idle(outside))
         assert len(await notes(outside)) == 2
 
 
-async def test_several_schedulers_fire_each_instant_once_and_in_time(
-    start: Start, outside: asyncpg.Connection
-) -> None:
+async def test_several_schedulers_fire_each_instant_once_and_in_time(start: Start, outside: asyncpg.Connection) -> None:
     apps = [ticking("* * * * * *") for _ in range(3)]
     async with start(apps[0]), start(apps[1]), start(apps[2]):
         await until(lambda: enough(outside, 3))

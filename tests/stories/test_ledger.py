@@ -53,7 +53,9 @@ async def produce(dsn: str) -> None:
         for n in range(0, JOBS, 10):
             async with connection.transaction():
                 await connection.execute(
-                    "select chimpbase.enqueue('transfer', to_jsonb(n)) from generate_series($1::int, $2::int) n", n, n + 9
+                    "select chimpbase.enqueue('transfer', to_jsonb(n)) from generate_series($1::int, $2::int) n",
+                    n,
+                    n + 9,
                 )
             taken_back = connection.transaction()
             await taken_back.start()

@@ -61,7 +61,9 @@ async def test_a_process_deletes_and_steals_nothing_that_it_does_not_know(
         await outside.execute("select chimpbase.enqueue('left.queue', '\"job\"')")
         await outside.execute("select chimpbase.publish('happened', '\"event\"')")
         await outside.execute("select chimpbase.start_workflow('left.workflow', '\"run\"', '{\"id\": \"a\"}')")
-        await outside.execute("update chimpbase.schedule set next_at = date_trunc('year', now()) where name = 'left.cron'")
+        await outside.execute(
+            "update chimpbase.schedule set next_at = date_trunc('year', now()) where name = 'left.cron'"
+        )
         # its cron fires here, by whoever sees it; its job waits
         await until(lambda: outside.fetchval("select count(*) = 1 from chimpbase.occurrence"))
         await until(lambda: left_only(outside))

@@ -374,4 +374,3 @@ async def test_many_runs_at_once(start: Start, outside: asyncpg.Connection, noti
 
 async def outside_state(app: App, id: str) -> bool:
     return (await look(app, id)).status in {"waiting", "completed"}
-

@@ -104,7 +104,7 @@ def migration_script(*, settings: Settings, project: Path) -> str:
     Each migration is noted in the same transaction, so a process that starts afterwards finds nothing to do.
     """
     found = sources(project, settings)
-    parts = ["create schema if not exists chimpbase;", f"{_LEDGER.strip()};"]
+    parts = ["create schema if not exists chimpbase;", f"{ledger.LEDGER.strip()};"]
     parts += [_script(source, migration) for source in found for migration in source.migrations]
     return "\n\n".join(parts) + "\n"
 
@@ -122,9 +122,6 @@ def psql_program(settings: Settings, *, project: Path, environ: Mapping[str, str
     setting = Path(settings.postgres_bin) if settings.postgres_bin else None
     program = find_binaries(setting=setting, environ=environ, data_major=major).directory / "psql"
     return program if os.access(program, os.X_OK) else None
-
-
-_LEDGER = ledger._LEDGER  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - one definition of that table
 
 
 @asynccontextmanager

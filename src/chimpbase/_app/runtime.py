@@ -83,6 +83,7 @@ class Runtime:
         self.settings: Settings = read_settings(overrides, environ=os.environ, project=project)
         self.edges: dict[str, Edge] = {}
         self.started_in = timedelta(0)
+        self._stopping_since: float | None = None
         self._random = random.Random()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rooms = AsyncExitStack()
@@ -102,8 +103,14 @@ class Runtime:
         self.started_in = timedelta(seconds=time.monotonic() - began)
 
     async def stop(self) -> None:
-        """Stop everything, in the reverse order. Idempotent."""
+        """Stop everything, in the reverse order, within one grace. Idempotent."""
+        self._stopping_since = self._stopping_since or time.monotonic()
         await self._rooms.aclose()
+
+    async def _stop_engine(self, engine: Engine) -> None:
+        # what the edges took of the grace is gone: a stop takes one grace, not one for each room
+        spent = time.monotonic() - (self._stopping_since or time.monotonic())
+        await engine.stop(grace=max(timedelta(0), self.settings.grace - timedelta(seconds=spent)))
 
     # What edges and the app ask
 
@@ -197,7 +204,7 @@ class Runtime:
                 handling(self._backstage, one, ids[queue_spec(one).name], concurrency=concurrency)
                 for one in definitions
             ]
-            self._rooms.push_async_callback(engine.stop)
+            self._rooms.push_async_callback(self._stop_engine, engine)
             await engine.start(handlings)
         for forgotten in self.app.registry.forgotten():
             _log.warning("%s is defined but not registered; add it to App(register=[...])", forgotten.title)

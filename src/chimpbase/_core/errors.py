@@ -69,7 +69,8 @@ class NotRegistered(UsageError):
         self.nearest: str | None = close[0] if close else None
         hint = f"; did you mean {self.nearest!r}?" if self.nearest else "."
         registered = f" Registered: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}." if names else ""
-        move = advice or f"Register a {kind} of that name with App(register=[...])."
+        article = "an" if kind[0] in "aeiou" else "a"
+        move = advice or f"Register {article} {kind} of that name with App(register=[...])."
         super().__init__(f"No {kind} named {name!r} is registered{hint}{registered} {move}")
 
 

@@ -24,7 +24,7 @@ PREFIX = "CHIMPBASE_"
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 # test suites have variables of their own, and Kubernetes puts CHIMPBASE_PORT=tcp://10.0.0.1:80 and its like into every
 # pod beside a Service called "chimpbase"
-_NOT_OURS = re.compile(r"CHIMPBASE_(TEST_.*|SERVICE_(HOST|PORT.*)|PORT_[0-9]+_(TCP|UDP|SCTP).*)")
+_NOT_OURS = re.compile(r"CHIMPBASE_(DEBUG|STATE_DIR|TEST_.*|SERVICE_(HOST|PORT.*)|PORT_[0-9]+_(TCP|UDP|SCTP).*)")
 _KUBERNETES_VALUE = re.compile(r"(tcp|udp|sctp)://")
 _AUTHORITY = re.compile(r"(?<=://).*@", re.DOTALL)
 

@@ -56,8 +56,13 @@ class Service(ABC):
             return None
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._rings_at = loop.call_at(when, self.wake), when
+        self._timer, self._rings_at = loop.call_at(when, self._ring), when
         return None
+
+    def _ring(self) -> None:
+        # forgotten first: a timer may ring a moment before its time, and must not stand for an appointment any more
+        self._rings_at = 0.0
+        self.wake()
 
     async def stop(self, *, patience_s: float = 2.0) -> None:
         """Let the tick that runs end, for `patience_s` at most, then cancel it. Idempotent."""

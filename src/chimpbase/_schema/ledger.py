@@ -19,7 +19,7 @@ from chimpbase._schema.source import Migration, MigrationSource
 _NO_SUCH_TABLE: Final = "42P01"
 _FORBIDDEN: Final = "42501"
 
-_LEDGER: Final = """
+LEDGER: Final = """
 create table if not exists chimpbase.migration (
   scope       text not null,
   number      int not null,
@@ -113,7 +113,7 @@ async def create(conn: Connection) -> None:
         if here["bare"]:
             await conn.execute("create schema chimpbase")
         if here["unledgered"]:
-            await conn.execute(_LEDGER)
+            await conn.execute(LEDGER)
     except DatabaseError as error:
         if error.sqlstate == _FORBIDDEN:
             raise _may_not_create(user=str(here["user"]), database=str(here["database"])) from error
