@@ -225,7 +225,7 @@ class Decorators:
             >>> @cron("0 9 * * 1-5", tz="Europe/Lisbon")
             ... async def report(ctx: Ctx, due: Occurrence) -> None: ...
             >>> report.cadence.explain()
-            'At 09:00, Monday through Friday'
+            'At 09:00 on Monday through Friday (Europe/Lisbon)'
         """
 
         def decorate(function: Callable[..., Any]) -> Cron:

@@ -87,18 +87,22 @@ def _cut(sql: str) -> _Parts:
     texts: list[str] = []
     numbers: list[int] = []
     json: set[int] = set()
-    place, latest, cast_follows = 0, 0, False
+    place, before, cast_of = 0, 0, 0  # the number of the parameter just before, and of the one being cast
     for token in lexer.tokens(sql):
-        if cast_follows and token["word"] and "".join(token["word"].split()).lower() in _JSON:
-            json.add(latest)
-        cast_follows = bool(token["cast"] and latest and place == token.start())
-        if token["number"]:
-            latest = int(token["number"])
+        if cast_of and token["word"] and _is_json(token["word"], sql[token.end() :]):
+            json.add(cast_of)
+        cast_of = before if token["cast"] else 0
+        before = int(token["number"] or 0)
+        if before:
             texts.append(sql[place : token.start()])
-            numbers.append(latest)
+            numbers.append(before)
             place = token.end()
     texts.append(sql[place:])
     return _Parts(tuple(texts), tuple(numbers), frozenset(json))
+
+
+def _is_json(word: str, rest: str) -> bool:
+    return "".join(word.split()).lower() in _JSON and not rest.lstrip().startswith("[")
 
 
 def _join(texts: Sequence[str], marks: Sequence[str]) -> str:

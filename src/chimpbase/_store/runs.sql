@@ -66,6 +66,7 @@ returning run, key;
 -- name: consume
 -- Take the oldest signal of that name and write the wait's step with it, as one: `payload`, and no row if there is none.
 -- Raises a unique violation when the wait was already decided, so that the signal is not lost with it.
+-- Locks:  the activation: nobody takes it over before this commits, and misses what was consumed. The signal.
 -- Index:  signal_run (run, name, id), job_pkey.
 with held as (
   select id
@@ -73,6 +74,7 @@ with held as (
   where id = :job
     and process = :process
     and attempt = :attempt
+  for no key update
 ),
 taken as (
   delete from chimpbase.signal
