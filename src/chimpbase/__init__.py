@@ -5,6 +5,7 @@ The public door. Everything an application needs is here; names that begin with 
 
 from __future__ import annotations
 
+from chimpbase import errors
 from chimpbase._app.app import App
 from chimpbase._app.blueprint import Blueprint
 from chimpbase._app.ctx import Ctx
@@ -15,7 +16,6 @@ from chimpbase._app.sync import SyncCtx
 from chimpbase._app.tokens import Event, Queue, Signal
 from chimpbase._app.wf import Wf
 from chimpbase._app.workflows import Run
-from chimpbase._core import errors
 from chimpbase._core.occurrence import Occurrence
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.retry import Retry

@@ -152,6 +152,17 @@ class App(Decorators):
         """
         return bind(connection, name=self.name, registry=self.registry, running=lambda: self._runtime)
 
+    @property
+    def ctx(self) -> Ctx:
+        """A ctx outside any transaction: each verb commits by itself before it returns.
+
+        What many callers enqueue this way at the same moment shares one commit, so it is also the fastest way.
+
+        Raises:
+            NotStarted: the app does not run.
+        """
+        return self._running().ctx
+
     def _running(self) -> Runtime:
         if self._runtime is None:
             raise NotStarted(f"App {self.name!r} does not run. Do this inside `async with app.running():`.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -13,10 +13,11 @@ from chimpbase._app.registry import Registry
 from chimpbase._app.tokens import Queue
 from chimpbase._app.unit import Frame, Unit
 from chimpbase._core.errors import NotRegistered
-from chimpbase._core.values import QueueId, QueueSpec, RunStatus
+from chimpbase._core.values import JobId, NewJob, QueueId, QueueSpec, RunStatus
 from chimpbase._engine.engine import Engine
+from chimpbase._pg.coalescer import Coalescer
 from chimpbase._pg.db import Db
-from chimpbase._store import queues, runs
+from chimpbase._store import jobs, queues, runs
 
 
 class Backstage:
@@ -39,6 +40,7 @@ class Backstage:
         self.threads, self.new_id, self.new_trace = threads, new_id, new_trace
         self._queue_ids: dict[str, QueueId] = {}
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._alone: Coalescer[NewJob, JobId] = Coalescer(self._enqueue_together, max_batch=1000, lanes=2)
         engine.watch_ended(self._tell)
 
     @asynccontextmanager
@@ -77,6 +79,17 @@ class Backstage:
         if queue.name not in self._queue_ids:
             raise NotRegistered("queue", queue.name, self._queue_ids)
         return self._queue_ids[queue.name]
+
+    async def enqueue(self, frame: Frame, new: Sequence[NewJob]) -> list[JobId]:
+        """Store jobs in the transaction of a frame; outside of one, a single job in a commit shared with its likes."""
+        if not frame.unit.transactional and len(new) == 1:
+            return [await self._alone.submit(new[0])]
+        async with frame.statement() as connection:
+            return await jobs.enqueue(connection, new)
+
+    async def _enqueue_together(self, new: list[NewJob]) -> list[JobId]:
+        async with self.db.acquire() as connection:
+            return await jobs.enqueue(connection, new)
 
     async def run_status(self, run: str) -> RunStatus | None:
         """What a run is doing, as far as it is committed; None when there is none."""

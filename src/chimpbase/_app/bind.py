@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +26,9 @@ from chimpbase._app.sync import SyncCtx, in_place
 from chimpbase._app.tokens import Queue
 from chimpbase._app.unit import Frame
 from chimpbase._core.errors import NotRegistered, UsageError
-from chimpbase._core.values import QueueId
+from chimpbase._core.values import JobId, NewJob, QueueId
 from chimpbase._pg.foreign_kinds import ride
-from chimpbase._store import queues
+from chimpbase._store import jobs, queues
 
 
 class AsyncCommits(Protocol):
@@ -119,6 +119,11 @@ class BoundStage:
                 raise NotRegistered("queue", queue.name, advice=_DECLARE)
             self._queue_ids[queue.name] = found
         return self._queue_ids[queue.name]
+
+    async def enqueue(self, frame: Frame, new: Sequence[NewJob]) -> list[JobId]:
+        """Store jobs in the caller's transaction."""
+        async with frame.statement() as connection:
+            return await jobs.enqueue(connection, new)
 
     def watch(self, run: str) -> NoReturn:
         """Refused: it waits for commits of others while the caller's transaction is held open."""

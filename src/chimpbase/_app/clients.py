@@ -1,7 +1,8 @@
-"""The clients that of ctx: database, queue, pub/sub and key-value. Each verb is one statement of the unit of work."""
+"""The clients of ctx: database, queue, pub/sub and key-value. Each verb is one statement of the unit of work."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -14,7 +15,7 @@ from chimpbase._core.durations import seconds
 from chimpbase._core.errors import NotFound, PayloadError, UsageError
 from chimpbase._core.names import check_key
 from chimpbase._core.values import JobId, NewJob
-from chimpbase._store import events, jobs, kv
+from chimpbase._store import events, kv
 
 if TYPE_CHECKING:
     from chimpbase._app.definitions import Subscription, Worker
@@ -133,24 +134,71 @@ class QueueClient:
             NotRegistered: no queue of that name.
             PayloadError: the payload does not fit the queue's type, or cannot be stored. No SQL was sent.
         """
-        token = self._backstage.registry.queue(queue)
-        subject = f"payload of queue {token.name!r}"
-        text = token.codec.encode(_taken(token.codec, payload, subject, named=isinstance(queue, str)), subject=subject)
-        delay_s = None if delay is None else seconds(delay, subject="delay").total_seconds()
-        job = NewJob(
-            queue=await self._backstage.queue_id(token, self._frame),
-            payload=text,
-            delay_s=delay_s,
-            priority=_whole(priority, "priority", -100, 100),
-            max_attempts=None if max_attempts is None else _whole(max_attempts, "max_attempts", 1, 1000),
-            headers=self._origin.headers(),
-        )
-        engine = self._backstage.engine
-        follow = (lambda: engine.later(delay_s)) if delay_s else (lambda: engine.ready([job.queue]))
-        async with self._frame.statement() as connection:
-            (id,) = await jobs.enqueue(connection, [job])
-            self._frame.after_commit.append(follow)
+        (id,) = await self._enqueue(queue, [payload], delay, priority, max_attempts)
         return id
+
+    @overload
+    async def enqueue_many(
+        self,
+        queue: Queue[T] | Worker[T],
+        payloads: Iterable[T],
+        *,
+        delay: timedelta | float | None = None,
+        priority: int = 0,
+        max_attempts: int | None = None,
+    ) -> list[JobId]: ...
+    @overload
+    async def enqueue_many(
+        self,
+        queue: str,
+        payloads: Iterable[Any],
+        *,
+        delay: timedelta | float | None = None,
+        priority: int = 0,
+        max_attempts: int | None = None,
+    ) -> list[JobId]: ...
+    async def enqueue_many(
+        self,
+        queue: Any,
+        payloads: Iterable[Any],
+        *,
+        delay: timedelta | float | None = None,
+        priority: int = 0,
+        max_attempts: int | None = None,
+    ) -> list[JobId]:
+        """Enqueue many jobs at once, all or none of them; their ids, in order. The options are those of `enqueue`.
+
+        Raises:
+            NotRegistered: no queue of that name.
+            PayloadError: a payload does not fit; the reason names its place. No SQL was sent.
+        """
+        return await self._enqueue(queue, payloads, delay, priority, max_attempts)
+
+    async def _enqueue(
+        self,
+        queue: Any,
+        payloads: Iterable[Any],
+        delay: timedelta | float | None,
+        priority: int,
+        max_attempts: int | None,
+    ) -> list[JobId]:
+        token = self._backstage.registry.queue(queue)
+        delay_s = None if delay is None else seconds(delay, subject="delay").total_seconds()
+        priority = _whole(priority, "priority", -100, 100)
+        limit = None if max_attempts is None else _whole(max_attempts, "max_attempts", 1, 1000)
+        texts = list(_encoded(token, payloads, named=isinstance(queue, str)))
+        if not texts:
+            return []
+        id, headers = await self._backstage.queue_id(token, self._frame), self._origin.headers()
+        new = [
+            NewJob(queue=id, payload=text, delay_s=delay_s, priority=priority, max_attempts=limit, headers=headers)
+            for text in texts
+        ]
+        ids = await self._backstage.enqueue(self._frame, new)
+        engine = self._backstage.engine
+        self._frame.after_commit.append((lambda: engine.later(delay_s)) if delay_s else (lambda: engine.ready([id])))
+        await self._frame.unit.after_statement(self._frame)
+        return ids
 
 
 class PubSubClient:
@@ -226,6 +274,17 @@ def _taken(codec: Any, payload: Any, subject: str, *, named: bool) -> Any:
     if named and isinstance(payload, dict | list):
         return codec.convert(payload, subject=subject)
     return payload
+
+
+def _encoded(token: Queue[Any], payloads: Iterable[Any], *, named: bool) -> Iterator[str]:
+    subject = f"payload of queue {token.name!r}"
+    for place, payload in enumerate(payloads):
+        try:
+            yield token.codec.encode(_taken(token.codec, payload, subject, named=named), subject=subject)
+        except PayloadError as error:
+            if not place:
+                raise
+            raise PayloadError(f"payload {place}: {error.reason}", path=error.path, subject=subject) from error
 
 
 def _whole(value: int, name: str, low: int, high: int) -> int:

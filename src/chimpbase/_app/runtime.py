@@ -31,6 +31,7 @@ from chimpbase._app.invoke import invoke
 from chimpbase._app.origin import Origin
 from chimpbase._app.registry import Queued, Registry
 from chimpbase._app.schema import bring_up_to_date
+from chimpbase._app.unit import Unit
 from chimpbase._core.settings import Settings
 from chimpbase._core.values import QueueId, QueueSpec, ScheduleSpec, SubscriptionSpec
 from chimpbase._engine.engine import CHANNEL, Engine, Identity, Pace
@@ -155,18 +156,26 @@ class Runtime:
         async with backstage.unit(name) as unit:
             yield Ctx(backstage, unit.root, origin)
 
+    @property
+    def ctx(self) -> Ctx:
+        """A ctx outside any transaction. See `App.ctx`."""
+        backstage, name = self._stage(), f"app {self.app.name!r}"
+        origin = Origin(title=name, name=self.app.name, cause=f"app:{self.app.name}", new_trace=backstage.new_trace)
+        return Ctx(backstage, Unit(backstage.db, title=name, transaction=False).root, origin)
+
     def wake(self, queues: Collection[QueueId], *, later_s: float | None) -> None:
         """These queues may have ready jobs, committed by now, and one may fall due in that time. From any thread."""
-        if self._loop is None or self._loop.is_closed():
+        loop, backstage = self._loop, self._backstage
+        if loop is None or backstage is None or loop.is_closed():
             return
+        engine = backstage.engine
 
         def tell() -> None:
-            engine = self._stage().engine
             engine.ready(queues)
             if later_s is not None:
                 engine.later(later_s)
 
-        self._loop.call_soon_threadsafe(tell)
+        loop.call_soon_threadsafe(tell)
 
     async def check(self) -> None:
         """Whether the database answers and its schema is the one this code needs.

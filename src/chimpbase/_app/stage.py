@@ -6,7 +6,7 @@ A running app has one, the `Backstage`; a ctx that rides a transaction of the ca
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from chimpbase._app.registry import Registry
 from chimpbase._app.tokens import Queue
 from chimpbase._app.unit import Frame, Unit
-from chimpbase._core.values import QueueId, RunStatus
+from chimpbase._core.values import JobId, NewJob, QueueId, RunStatus
 
 
 class Wakes(Protocol):
@@ -45,6 +45,7 @@ class Stage(Protocol):
     def new_id(self) -> Callable[[], str]: ...
 
     async def queue_id(self, queue: Queue[Any], frame: Frame) -> QueueId: ...
+    async def enqueue(self, frame: Frame, new: Sequence[NewJob]) -> list[JobId]: ...
     async def run_status(self, run: str) -> RunStatus | None: ...
     def watch(self, run: str) -> AbstractContextManager[asyncio.Event]: ...
     def unit(self, title: str) -> AbstractAsyncContextManager[Unit]: ...
