@@ -23,7 +23,11 @@ class Start(Protocol):
 
 @pytest.fixture
 def start(dsn: str, tmp_path: Path) -> Start:
-    pace = {"lease": timedelta(seconds=3), "poll": timedelta(seconds=0.1), "grace": timedelta(seconds=1)}
+    pace: dict[str, Any] = {
+        "lease": timedelta(seconds=3),
+        "poll": timedelta(seconds=0.1),
+        "grace": timedelta(seconds=1),
+    }
 
     def start(app: App, **settings: Any) -> AbstractAsyncContextManager[Runtime]:
         return app.running(database_url=dsn, project=tmp_path, **{**pace, **settings})
@@ -33,7 +37,7 @@ def start(dsn: str, tmp_path: Path) -> Start:
 
 @pytest.fixture
 async def outside(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection that the app knows nothing of, with a table `ledger` without any unique key, so that doubles show."""
+    """A connection that the app knows nothing of, and a table `ledger` without any unique key, so that doubles show."""
     connection = await asyncpg.connect(dsn)
     await connection.execute("create table ledger (who text, note text, at timestamptz default clock_timestamp())")
     yield connection
@@ -98,7 +102,7 @@ async def is_idle(outside: asyncpg.Connection) -> bool:
 async def history(outside: asyncpg.Connection, table: str) -> list[asyncpg.Record]:
     """The rows of `job_done` or `job_dead`, oldest job first, with the queue's name and the errors decoded."""
     rows = await outside.fetch(
-        f"select queue.name, job.* from chimpbase.{table} as job join chimpbase.queue on queue.id = job.queue order by job.id"
+        f"select name, job.* from chimpbase.{table} job join chimpbase.queue on queue.id = job.queue order by job.id"
     )
     return list(rows)
 
@@ -106,3 +110,14 @@ async def history(outside: asyncpg.Connection, table: str) -> list[asyncpg.Recor
 def errors_of(row: asyncpg.Record) -> list[tuple[int, str, str]]:
     """A job's error history: attempt, kind, message."""
     return [(one["attempt"], one["error"], one["message"]) for one in json.loads(row["errors"] or "[]")]
+
+
+async def the_row(outside: asyncpg.Connection, sql: str, *args: object) -> asyncpg.Record:
+    """The one row of a query."""
+    (row,) = await outside.fetch(sql, *args)
+    return row
+
+
+async def the_value(outside: asyncpg.Connection, sql: str, *args: object) -> Any:
+    """The first column of the one row of a query."""
+    return (await the_row(outside, sql, *args))[0]

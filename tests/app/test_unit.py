@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from chimpbase import App, Ctx, Event, Queue, SyncCtx, Wf
-from chimpbase._core.errors import DatabaseError, QueryError, UniqueViolation, UsageError
+from chimpbase._core.errors import DatabaseError, QueryError, UsageError
 from tests.running import Ear, Start, left_over, listen_to_handlers, notes
 
 pytestmark = pytest.mark.anyio
@@ -276,74 +276,6 @@ async def test_the_ctx_of_a_nested_action_is_refused_after_its_end(
     async with start(app, workers=False):
         await app.call(outer)
         assert await notes(outside) == ([] if fails else ["in time"])
-
-
-@pytest.mark.parametrize("sql", ["commit", " COMMIT;", "rollback", "begin", "savepoint a", "end"])
-async def test_ctx_db_refuses_to_end_the_transaction(start: Start, outside: asyncpg.Connection, sql: str) -> None:
-    app = App("shop")
-
-    @app.action
-    async def meddle(ctx: Ctx) -> None:
-        await ctx.db.execute("insert into ledger values ('meddle', 'never')")
-        await ctx.db.execute(sql)
-
-    async with start(app, workers=False):
-        with pytest.raises(UsageError, match="the transaction belongs to ctx"):
-            await app.call(meddle)
-        assert await notes(outside) == []
-
-
-async def test_a_hidden_commit_is_noticed(start: Start, outside: asyncpg.Connection) -> None:
-    app = App("shop")
-
-    @app.action
-    async def meddle(ctx: Ctx) -> None:
-        await ctx.db.execute("insert into ledger values ('meddle', 'before')")
-        await ctx.db.execute("/* hidden */ commit")
-
-    async with start(app, workers=False):
-        with pytest.raises(UsageError, match="ended its transaction"):
-            await app.call(meddle)
-
-
-async def test_a_caught_database_error_cannot_pass_for_success(start: Start, outside: asyncpg.Connection) -> None:
-    app = App("shop")
-    called: list[str] = []
-
-    @app.action
-    async def careless(ctx: Ctx) -> str:
-        ctx.on_commit(lambda: called.append("committed"))
-        await ctx.db.execute("insert into ledger values ('careless', 'lost')")
-        with pytest.raises(DatabaseError):
-            await ctx.db.execute("select 1 / 0")
-        return "all is well"
-
-    async with start(app, workers=False):
-        with pytest.raises(QueryError, match="caught a database error and went on"):
-            await app.call(careless)
-        assert await notes(outside) == []
-        assert called == []
-
-
-async def test_a_savepoint_lets_a_handler_go_on_after_a_database_error(
-    start: Start, outside: asyncpg.Connection
-) -> None:
-    app = App("shop")
-    await outside.execute("create unique index on ledger (note)")
-
-    @app.action
-    async def once(ctx: Ctx, note: str) -> bool:
-        try:
-            async with ctx.savepoint() as inner:
-                await inner.db.execute("insert into ledger values ('once', $1)", note)
-        except UniqueViolation:
-            await ctx.db.execute("insert into ledger values ('once', $1)", f"{note} again")
-            return False
-        return True
-
-    async with start(app, workers=False):
-        assert [await app.call(once, "a"), await app.call(once, "a")] == [True, False]
-        assert await notes(outside) == ["a", "a again"]
 
 
 async def test_on_commit_runs_after_the_commit_and_its_errors_harm_nobody(

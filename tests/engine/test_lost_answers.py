@@ -13,7 +13,7 @@ import pytest
 
 from chimpbase import App, Ctx, DeadLetter, Queue, Retry, Runtime, Snooze, Wf, step
 from chimpbase._pg import lexer
-from tests.running import Ear, Start, history, is_idle, listen_to_engine, listen_to_handlers, notes
+from tests.running import Ear, Start, history, is_idle, listen_to_engine, listen_to_handlers, notes, the_row, the_value
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -91,7 +91,7 @@ async def test_a_lost_answer_changes_nothing(
     assert lost
     assert sorted(await notes(outside)) == sorted(["fail once", "snooze once", "write", "delayed", "step 1"])
     assert [row["payload"] for row in await history(outside, "job_dead")] == ['"bury"']
-    run = await outside.fetchrow("select state, output, error from chimpbase.run")
+    run = await the_row(outside, "select state, output, error from chimpbase.run")
     assert tuple(run) == ("completed", "111", None)
 
 
@@ -106,4 +106,4 @@ async def arrange(runtime: Runtime, outside: asyncpg.Connection, ear: Callable[[
 
 
 async def ended(outside: asyncpg.Connection) -> bool:
-    return await outside.fetchval("select count(*) = 0 from chimpbase.run where finished_at is null")
+    return await the_value(outside, "select count(*) = 0 from chimpbase.run where finished_at is null")

@@ -77,8 +77,10 @@ async def test_a_stop_lets_a_tick_end_and_cancels_one_that_does_not() -> None:
         def __init__(self) -> None:
             super().__init__(random=lambda: 0.0)
             self.ended = ""
+            self.begun = asyncio.Event()
 
         async def tick(self) -> float | None:
+            self.begun.set()
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -88,7 +90,7 @@ async def test_a_stop_lets_a_tick_end_and_cancels_one_that_does_not() -> None:
 
     service = Slow()
     service.start()
-    await until(lambda: service._task is not None)
+    await service.begun.wait()
     await service.stop(patience_s=0.05)
     await service.stop()
     assert service.ended == "cancelled"

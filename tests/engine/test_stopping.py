@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from chimpbase import App, Ctx, Queue
-from tests.running import Start, history, is_idle, notes
+from tests.running import Start, history, is_idle, notes, the_row
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -42,7 +42,7 @@ async def test_running_jobs_end_within_the_grace(start: Start, outside: asyncpg.
     assert monotonic() - began < 5
     assert await notes(outside) == ["1"]
     # the second was never begun
-    assert tuple(await outside.fetchrow("select attempt, process from chimpbase.job")) == (0, None)
+    assert tuple(await the_row(outside, "select attempt, process from chimpbase.job")) == (0, None)
 
 
 @pytest.mark.parametrize("swallows", [False, True], ids=["cancelled", "swallows its cancellation"])
@@ -69,19 +69,23 @@ async def test_what_outlives_the_grace_runs_again_elsewhere(
     async def work_elsewhere(ctx: Ctx, n: int) -> None:
         await ctx.db.execute("insert into ledger values ('second', $1)", f"attempt {ctx.job.attempt}")
 
-    async with start(app, grace=timedelta(seconds=0.1)):
-        await enqueue(app, 1)
-        await begun.wait()
-        began = monotonic()
-    assert monotonic() - began < 4
-    async with start(other):
-        await until(lambda: is_idle(outside))
-        # the one that could not be given back was taken from a process that had gone
-        assert await notes(outside) == ["attempt 2" if swallows else "attempt 1"]
+    try:
+        async with start(app, grace=timedelta(seconds=0.1)):
+            await enqueue(app, 1)
+            await begun.wait()
+            began = monotonic()
+        assert monotonic() - began < 4
+        async with start(other):
+            await until(lambda: is_idle(outside))
+            # the one that could not be given back was taken from a process that had gone
+            wanted = ["attempt 2" if swallows else "attempt 1"]
+            assert await notes(outside) == wanted
+            release.set()
+            await asyncio.wait([task for task in tasks if task])
+            assert await notes(outside) == wanted
+        assert await outside.fetchval("select count(*) from chimpbase.process") == 0
+    finally:
         release.set()
-        await asyncio.wait([task for task in tasks if task])
-        assert await notes(outside) == ["attempt 2" if swallows else "attempt 1"]
-    assert await outside.fetchval("select count(*) from chimpbase.process") == 0
 
 
 async def test_a_stop_in_the_middle_of_many_jobs_loses_none(start: Start, outside: asyncpg.Connection) -> None:

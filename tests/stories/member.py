@@ -1,7 +1,7 @@
 """One process of a fleet: runs the app of a module on a database until it is told to stop.
 
-Arguments: module, database URL, JSON of {"settings": ..., "host": ..., "die_after": ..., "die_in": ...}. `host` makes the
-process call its machine by that name, so that nobody compares process ids with it and only its lease counts. After
+Arguments: module, database URL, JSON of {"settings": ..., "host": ..., "die_after": ..., "die_in": ...}. `host` makes
+the process call its machine by that name, so that nobody compares process ids with it and only its lease counts. After
 `die_after` statements, counted once it works, on the connections of the engine or those of handlers (`die_in` "engine"
 or "app"), it kills itself. It prints "ready" once it works.
 """
@@ -32,7 +32,7 @@ COUNTED = {"begin", "commit", "insert", "jobs", "runs", "events", "kv"}
 
 
 class Bomb:
-    """A statement hook that kills the process right after the server has run the chosen one of the counted statements."""
+    """A statement hook that kills the process right after the server has run the chosen one of the statements."""
 
     def __init__(self, left: int) -> None:
         self.armed, self._left = False, left
@@ -65,7 +65,7 @@ async def main(module: str, dsn: str, order: dict[str, Any]) -> None:
     bomb = Bomb(order.get("die_after", 0))
     if order.get("die_after"):
         plant(bomb, order["die_in"])
-    settings = {
+    settings: dict[str, Any] = {
         name: timedelta(seconds=value) if name in {"lease", "poll", "grace"} else value
         for name, value in order["settings"].items()
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.running import is_idle, left_over, notes
+from tests.running import is_idle, left_over, notes, the_row
 from tests.stories.fleet import Fleet, fleet_of
 from tests.waiting import until
 
@@ -59,7 +59,7 @@ async def test_a_run_killed_at_any_statement_completes_with_each_step_once(
     await fleet.start()
     await until(lambda: is_idle(outside))
     assert sorted(await notes(outside)) == ["a", "b", "c"]
-    assert tuple(await outside.fetchrow("select state, output from chimpbase.run")) == ("completed", '"apbsc"')
+    assert tuple(await the_row(outside, "select state, output from chimpbase.run")) == ("completed", '"apbsc"')
     assert await left_over(outside) == {"run": 1}
 
 

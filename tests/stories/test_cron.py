@@ -10,7 +10,7 @@ import pytest
 
 from chimpbase import App, Ctx, Occurrence
 from chimpbase._core.values import Misfire
-from tests.running import Start, is_idle, notes
+from tests.running import Start, is_idle, notes, the_value
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -34,7 +34,7 @@ async def test_what_is_made_up_for_after_a_stand_still(
     async with start(app):
         pass
     # three full hours have passed, the last of them at least half an hour ago by the database's clock
-    now: datetime = await outside.fetchval("select now()")
+    now: datetime = await the_value(outside, "select now()")
     first = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
     await outside.execute("update chimpbase.schedule set next_at = $1", first)
     due = [first + timedelta(hours=n) for n in range(3)]
@@ -79,7 +79,7 @@ async def test_a_changed_expression_takes_effect_and_an_unchanged_one_keeps_its_
     async with start(ticking("0 0 1 1 *"), workers=False):
         assert await outside.fetchval("select next_at from chimpbase.schedule") == datetime(2001, 1, 1, tzinfo=UTC)
     async with start(ticking("0 0 2 1 *"), workers=False):
-        next_at: datetime = await outside.fetchval("select next_at from chimpbase.schedule")
+        next_at: datetime = await the_value(outside, "select next_at from chimpbase.schedule")
         assert (next_at.day, next_at.month) == (2, 1)
         assert next_at > datetime.now(UTC)
 

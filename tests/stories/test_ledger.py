@@ -13,7 +13,7 @@ import pytest
 
 from chimpbase import App, Ctx, Queue
 from chimpbase._pg.embedded import EmbeddedServer
-from tests.running import Start, history, is_idle, left_over, notes
+from tests.running import Start, history, is_idle, left_over, notes, the_value
 from tests.stories.fleet import Fleet, fleet_of
 from tests.waiting import until
 
@@ -101,12 +101,15 @@ async def test_every_effect_exactly_once_while_backends_are_terminated(
     async def terminate() -> int:
         killed = 0
         while not stop.is_set():
-            killed += await outside.fetchval("""
+            killed += await the_value(
+                outside,
+                """
                 select count(pg_terminate_backend(pid)) from (
                   select pid from pg_stat_activity
                   where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
                   order by random() limit 2) victims
-            """)
+            """,
+            )
             await outside.execute("select pg_sleep(0.1)")
         return killed
 

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from chimpbase import App, Ctx, Event, Occurrence, Queue, Wf
-from tests.running import Start, is_idle, notes
+from tests.running import Start, is_idle, notes, the_value
 from tests.stories.fleet import fleet_of
 from tests.waiting import until
 
@@ -56,7 +56,7 @@ async def test_a_process_deletes_and_steals_nothing_that_it_does_not_know(
     async with start(left):
         pass
     async with start(right):
-        declared = await outside.fetchval(DECLARED)
+        declared = await the_value(outside, DECLARED)
         assert len(declared) == 14
         await outside.execute("select chimpbase.enqueue('left.queue', '\"job\"')")
         await outside.execute("select chimpbase.publish('happened', '\"event\"')")
@@ -106,7 +106,8 @@ async def test_a_schedule_that_cannot_be_read_here_disturbs_no_other(
             update chimpbase.schedule set next_at = date_trunc('year', now());
             insert into chimpbase.schedule (name, expression, tz, queue, next_at)
             select x.name, x.expression, x.tz, queue.id, now() - interval '1 h' from chimpbase.queue,
-              (values ('odd', '0 9 L-3 * *?', 'UTC'), ('far', '* * * * *', 'Mars/Olympus_Mons')) as x (name, expression, tz)
+              (values ('odd', '0 9 L-3 * *?', 'UTC'), ('far', '* * * * *', 'Mars/Olympus_Mons'))
+                as x (name, expression, tz)
             where queue.name = 'cron:left.cron'
         """)
         await until(lambda: is_noted(outside, "left happy new year"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
@@ -11,7 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.running import notes
+from tests.running import notes, the_row, the_value
 from tests.stories.fleet import Fleet, fleet_of
 from tests.waiting import until
 
@@ -25,7 +26,7 @@ async def fleet(dsn: str, tmp_path: Path, outside: asyncpg.Connection) -> AsyncI
 
 
 async def enqueue(outside: asyncpg.Connection, queue: str, payload: object) -> int:
-    return await outside.fetchval("select chimpbase.enqueue($1, $2)", queue, json.dumps(payload))
+    return await the_value(outside, "select chimpbase.enqueue($1, $2)", queue, json.dumps(payload))
 
 
 @pytest.mark.parametrize("host", [None, "another machine"])
@@ -90,7 +91,7 @@ async def test_a_job_that_kills_its_process_ends_in_the_dead_letters_and_its_nei
     async def buried() -> bool:
         if not any(member.alive for member in fleet.members):
             await fleet.start()
-        return await outside.fetchval("select count(*) > 0 from chimpbase.job_dead")
+        return await the_value(outside, "select count(*) > 0 from chimpbase.job_dead")
 
     await until(buried, deadline_s=30)
     if not any(member.alive for member in fleet.members):
@@ -119,14 +120,33 @@ async def test_a_clean_stop_gives_back_what_does_not_end_in_time_and_charges_not
     job = await enqueue(outside, "first_time_held", "a")
     await until(lambda: held_by(outside, member.pid, 1))
     assert await member.stop() == 0
-    row = await outside.fetchrow("select process, attempt, uncharged, crashes from chimpbase.job where id = $1", job)
+    row = await the_row(outside, "select process, attempt, uncharged, crashes from chimpbase.job where id = $1", job)
     assert tuple(row) == (None, 1, 1, 0)
     assert await outside.fetchval("select count(*) from chimpbase.process") == 0
 
 
+async def test_a_stopping_process_keeps_its_lease_until_its_last_job_has_ended(
+    fleet: Fleet, outside: asyncpg.Connection
+) -> None:
+    await outside.execute("create table gate (note text)")
+    stopping = await fleet.start(host="another machine", grace=10)
+    await enqueue(outside, "held", "slow")
+    await until(lambda: held_by(outside, stopping.pid, 1))
+    other = await fleet.start()
+    stop = asyncio.create_task(stopping.stop())
+    # three leases pass; a job that was taken over would be held by the other one by then
+    await outside.execute("select pg_sleep(3)")
+    assert not await held_by(outside, other.pid, 1)
+    await outside.execute("insert into gate values ('slow')")
+    assert await stop == 0
+    rows = await outside.fetch("select who, note from ledger")
+    assert [tuple(row) for row in rows] == [(str(stopping.pid), "slow")]
+    assert await outside.fetchval("select count(*) from chimpbase.job") == 0
+
+
 async def held_by(outside: asyncpg.Connection, pid: int, jobs: int) -> bool:
     sql = "select count(*) from chimpbase.job join chimpbase.process on process.id = job.process where pid = $1"
-    return await outside.fetchval(sql, pid) >= jobs
+    return await the_value(outside, sql, pid) >= jobs
 
 
 async def has_notes(outside: asyncpg.Connection, n: int) -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from chimpbase import App, Ctx, Retry, Run, Signal, SyncCtx, Wf, step
 from chimpbase._core.errors import AlreadyStarted, NotFound, StepFailed, WorkflowFailed, WrongState
-from tests.running import Ear, Start, is_idle, listen_to_engine, notes
+from tests.running import Ear, Start, is_idle, listen_to_engine, notes, the_row
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -251,7 +251,7 @@ async def test_a_failure_is_recorded_and_nothing_keeps_running(
     async with start(app):
         with pytest.raises(WorkflowFailed, match=reason):
             await run_to_end(app, "failure")
-        state, error, ended = await outside.fetchrow("select state, error, finished_at is not null from chimpbase.run")
+        state, error, ended = await the_row(outside, "select state, error, finished_at is not null from chimpbase.run")
         assert (state, ended) == ("failed", True)
         assert reason in error
         assert await is_idle(outside)

@@ -51,7 +51,13 @@ _LANES = 4
 
 #: The engine's own statements are few and all go by index; left to itself the planner once took a table that was empty
 #: when it planned for one that always is, and read it whole for each of a million jobs.
-_PINNED = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off"}
+_PINNED = {
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
 _HANDLERS = {"idle_in_transaction_session_timeout": "30s"}
 
 

@@ -55,7 +55,7 @@ class Scheduler(Service):
         return 0 if len(found) == _BATCH else None
 
     def _complain_once(self, schedule: DueSchedule, error: UsageError) -> None:
-        """A schedule of a newer version, or of a host that knows more time zones: it stays due, for one who can read it."""
+        """A schedule of a newer version, or of a host that knows more time zones; it stays due for who can read it."""
         key = (schedule.name, schedule.expression, schedule.tz)
         if key not in self._unreadable:
             self._unreadable.add(key)

@@ -16,8 +16,8 @@ import msgspec
 from chimpbase._core.errors import PayloadError, QueryError
 from chimpbase._pg import lexer
 
-#: How a driver has parameters written: `$1`, `%(p1)s`, or `%s` once for each place.
-Style: TypeAlias = Literal["native", "named", "places"]
+#: How a driver has parameters written: `$1` or `%(p1)s`.
+Style: TypeAlias = Literal["native", "named"]
 
 _JSON: Final = frozenset({"json", "jsonb", "pg_catalog.json", "pg_catalog.jsonb"})
 
@@ -51,10 +51,8 @@ def render(sql: str, args: Sequence[object], *, style: Style) -> tuple[str, Any]
         return sql, tuple(values)
     texts = [text.replace("%", "%%") for text in parts.texts]
     # in parentheses, because some drivers write the value there, and `-5::text` would be minus `5::text`
-    if style == "named":
-        marks = [f"(%(p{number})s)" for number in parts.numbers]
-        return _join(texts, marks), {f"p{number}": value for number, value in enumerate(values, 1)}
-    return _join(texts, ["(%s)"] * len(parts.numbers)), tuple(values[number - 1] for number in parts.numbers)
+    marks = [f"(%(p{number})s)" for number in parts.numbers]
+    return _join(texts, marks), {f"p{number}": value for number, value in enumerate(values, 1)}
 
 
 def json_text(value: object) -> str:

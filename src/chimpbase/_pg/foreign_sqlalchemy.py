@@ -14,9 +14,7 @@ from chimpbase._pg.foreign import Answer, answer_of
 from chimpbase._pg.foreign_session import following
 from chimpbase._pg.foreign_sql import Style, render
 
-_STYLES: Final[Mapping[str, Style]] = MappingProxyType(
-    {"numeric_dollar": "native", "pyformat": "named", "format": "places"}
-)
+_STYLES: Final[Mapping[str, Style]] = MappingProxyType({"numeric_dollar": "native", "pyformat": "named"})
 
 
 class _SqlAlchemy:
@@ -42,7 +40,10 @@ class _SqlAlchemy:
         dialect = connection.dialect
         style = _STYLES.get(dialect.paramstyle)
         if dialect.name != "postgresql" or style is None:
-            raise UsageError(f"The bound SQLAlchemy connection is to {dialect.name}; bind one to PostgreSQL.")
+            raise UsageError(
+                f"The bound SQLAlchemy connection is to {dialect.name} over {dialect.driver}; bind one to PostgreSQL "
+                "over asyncpg or psycopg."
+            )
         if getattr(connection.connection.dbapi_connection, "autocommit", False) is True:
             raise UsageError(
                 "The bound SQLAlchemy connection has the isolation level AUTOCOMMIT, so there is no transaction to "

@@ -1,5 +1,9 @@
 -- Jobs: one row a unit of work, in chimpbase.job, job_later, job_dead and job_done.
 -- Each statement is run by the function of the same name in jobs.py.
+--
+-- The ends of attempts look each job up by its id first (lateral, kept apart by `offset 0`) and then change it where it
+-- was found. Joined flatly, the planner may believe that hardly any job has this process, as is true when statistics are
+-- taken at rest, and read the whole queue for each batch. A job that changed in between is no longer where it was found.
 
 -- name: enqueue
 -- Store jobs; one id each, in order.
@@ -53,13 +57,23 @@ returning job.id, job.queue, job.priority, job.sort, job.attempt, job.uncharged,
 -- Remove jobs that this process still holds, keeping history where the queue wants it; the ids of those removed.
 -- Locks:  those jobs.
 -- Index:  job_pkey.
-with gone as (
+with held as (
+  select job.ctid as place, done.outcome
+  from unnest(:ids::bigint[], :attempts::int[], :outcomes::text[]) as done (id, attempt, outcome)
+  cross join lateral (
+    select ctid
+    from chimpbase.job
+    where id = done.id
+      and process = :process
+      and attempt = done.attempt
+    offset 0
+  ) as job
+),
+gone as (
   delete from chimpbase.job
-  using unnest(:ids::bigint[], :attempts::int[], :outcomes::text[]) as done (id, attempt, outcome)
-  where job.id = done.id
-    and job.process = :process
-    and job.attempt = done.attempt
-  returning job.*, done.outcome
+  using held
+  where job.ctid = held.place
+  returning job.*, held.outcome
 ),
 kept as (
   insert into chimpbase.job_done (
@@ -76,14 +90,24 @@ select id from gone;
 -- Returns the ids moved. The last ten errors are kept.
 -- Locks:  those jobs.
 -- Index:  job_pkey.
-with gone as (
-  delete from chimpbase.job
-  using unnest(:ids::bigint[], :attempts::int[], :delays::interval[], :charged::boolean[], :errors::text[])
+with held as (
+  select job.ctid as place, later.delay, later.charged, later.error
+  from unnest(:ids::bigint[], :attempts::int[], :delays::interval[], :charged::boolean[], :errors::text[])
     as later (id, attempt, delay, charged, error)
-  where job.id = later.id
-    and job.process = :process
-    and job.attempt = later.attempt
-  returning job.*, later.delay, later.charged, later.error
+  cross join lateral (
+    select ctid
+    from chimpbase.job
+    where id = later.id
+      and process = :process
+      and attempt = later.attempt
+    offset 0
+  ) as job
+),
+gone as (
+  delete from chimpbase.job
+  using held
+  where job.ctid = held.place
+  returning job.*, held.delay, held.charged, held.error
 )
 insert into chimpbase.job_later (
   id, due_at, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes, payload, headers, errors)
@@ -102,13 +126,23 @@ returning id;
 -- Locks:  those jobs.
 -- Touches: chimpbase.run, so that no run is left where nobody will look.
 -- Index:  job_pkey.
-with gone as (
+with held as (
+  select job.ctid as place, dead.reason, dead.error
+  from unnest(:ids::bigint[], :attempts::int[], :reasons::text[], :errors::text[]) as dead (id, attempt, reason, error)
+  cross join lateral (
+    select ctid
+    from chimpbase.job
+    where id = dead.id
+      and process = :process
+      and attempt = dead.attempt
+    offset 0
+  ) as job
+),
+gone as (
   delete from chimpbase.job
-  using unnest(:ids::bigint[], :attempts::int[], :reasons::text[], :errors::text[]) as dead (id, attempt, reason, error)
-  where job.id = dead.id
-    and job.process = :process
-    and job.attempt = dead.attempt
-  returning job.*, dead.reason, dead.error
+  using held
+  where job.ctid = held.place
+  returning job.*, held.reason, held.error
 ),
 blocked as (
   update chimpbase.run
@@ -132,14 +166,24 @@ returning id;
 -- Make jobs that this process still holds ready again without charging the attempt; the ids given back.
 -- Locks:  those jobs.
 -- Index:  job_pkey.
+with held as (
+  select job.ctid as place
+  from unnest(:ids::bigint[], :attempts::int[]) as back (id, attempt)
+  cross join lateral (
+    select ctid
+    from chimpbase.job
+    where id = back.id
+      and process = :process
+      and attempt = back.attempt
+    offset 0
+  ) as job
+)
 update chimpbase.job
 set process = null,
     claimed_at = null,
     uncharged = job.uncharged + 1
-from unnest(:ids::bigint[], :attempts::int[]) as back (id, attempt)
-where job.id = back.id
-  and job.process = :process
-  and job.attempt = back.attempt
+from held
+where job.ctid = held.place
 returning job.id;
 
 -- name: give_back_strays

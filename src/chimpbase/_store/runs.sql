@@ -58,7 +58,15 @@ from unnest(
   :processes::bigint[], :jobs::bigint[], :fences::int[], :runs::bigint[], :keys::text[], :seqs::int[], :kinds::text[], :attempts::int[],
   :started_ats::timestamptz[], :results::text[], :errors::text[]
 ) as memo (process, job, fence, run, key, seq, kind, attempt, started_at, result, error)
-join chimpbase.job on job.id = memo.job and job.attempt = memo.fence and job.process = memo.process
+cross join lateral (
+  -- kept apart, so that each job is looked up by its id whatever the planner believes of `process`
+  select id
+  from chimpbase.job
+  where id = memo.job
+    and process = memo.process
+    and attempt = memo.fence
+  offset 0
+) as held
 order by memo.run, memo.key
 on conflict do nothing
 returning run, key;

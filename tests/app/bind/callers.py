@@ -261,19 +261,16 @@ class Django(Caller):
 
     def _open(self) -> None:
         configure_django()
-        from django.db import connection, connections
+        from django.db import connection
 
-        # this thread has no connection yet: it will be made with these settings
-        connections.settings["default"].update(django_database(self.dsn))
+        connection.settings_dict.update(django_database(self.dsn))
         self.bindable = connection
 
     def _close(self) -> None:
         self.bindable.close()
 
     def _begin(self) -> None:
-        from django.db import transaction
-
-        self._atomic = transaction.atomic()
+        self._atomic = django_atomic()
         self._atomic.__enter__()
 
     def _commit(self) -> None:
@@ -288,9 +285,7 @@ class Django(Caller):
             cursor.execute(sql)
 
     def _savepoint(self) -> Callable[[bool], Any]:
-        from django.db import transaction
-
-        inner = transaction.atomic()
+        inner = django_atomic()
         inner.__enter__()
 
         def finish(keep: bool) -> None:
@@ -337,6 +332,13 @@ def configure_django() -> None:
         engine = {"ENGINE": "django.db.backends.postgresql", "NAME": "set by each test"}
         django_settings.configure(DATABASES={"default": engine}, USE_TZ=True)
         django.setup()
+
+
+def django_atomic() -> Any:
+    """`transaction.atomic()`, which type checkers take for the decorator that it is, too."""
+    from django.db import transaction
+
+    return transaction.atomic()
 
 
 def django_database(dsn: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from chimpbase import App, SyncCtx
 from chimpbase._core.errors import NotFound, UniqueViolation
-from tests.app.bind.callers import configure_django, django_database, sqlalchemy_url
+from tests.app.bind.callers import configure_django, django_atomic, django_database, sqlalchemy_url
 from tests.app.bind.shop import Ship, paid, placed, ships
 
 
@@ -38,11 +38,11 @@ def through_sqlalchemy(app: App, dsn: str) -> Iterator[SyncCtx]:
 @contextmanager
 def through_django(app: App, dsn: str) -> Iterator[SyncCtx]:
     configure_django()
-    from django.db import connection, transaction
+    from django.db import connection
 
     connection.settings_dict.update(django_database(dsn))
     try:
-        with transaction.atomic():
+        with django_atomic():
             yield app.bind(connection)
     finally:
         connection.close()

@@ -9,6 +9,7 @@ import asyncpg
 import psycopg
 import pytest
 from psycopg.rows import class_row, dict_row
+from psycopg.types.json import set_json_loads
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -21,11 +22,12 @@ from tests.running import left_over
 
 pytestmark = pytest.mark.anyio
 
+psycopg_connect: Any = psycopg.connect  # its type knows no row factory but the default
 JSON = "select $1::jsonb as doc, '{\"a\": 1}'::json as other, '[2]'::text as plain"
 
 
 async def test_psycopg_keeps_its_row_factory_and_cursor_class(app: App, dsn: str, outside: asyncpg.Connection) -> None:
-    with psycopg.connect(dsn, row_factory=dict_row) as connection:
+    with psycopg_connect(dsn, row_factory=dict_row) as connection:
         connection.cursor_factory = psycopg.RawCursor
         ctx = app.bind(connection)
         ctx.queue.enqueue(ships, Ship("100%"))
@@ -36,7 +38,7 @@ async def test_psycopg_keeps_its_row_factory_and_cursor_class(app: App, dsn: str
 
 @pytest.mark.parametrize("cursor", [psycopg.ClientCursor, psycopg.Cursor, psycopg.RawCursor])
 def test_every_cursor_class_of_psycopg_writes_values_alike(app: App, dsn: str, cursor: Any) -> None:
-    with psycopg.connect(dsn, row_factory=class_row(Ship), cursor_factory=cursor) as connection:
+    with psycopg_connect(dsn, row_factory=class_row(Ship), cursor_factory=cursor) as connection:
         ctx = app.bind(connection)
         row = ctx.db.fetch_one("select $2::text as b, ($1::int)::text as a, $2::text as c", -5, "it's 5%")
         assert row == {"b": "it's 5%", "a": "-5", "c": "it's 5%"}
@@ -46,7 +48,7 @@ def test_every_cursor_class_of_psycopg_writes_values_alike(app: App, dsn: str, c
 
 async def test_psycopg_may_decode_json_its_own_way(app: App, dsn: str) -> None:
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
-        psycopg.types.json.set_json_loads(lambda data: data, connection)
+        set_json_loads(lambda data: data, connection)
         assert (await app.bind(connection).db.fetch_one(JSON, "5"))["doc"] == "5"  # type: ignore[index]
 
 

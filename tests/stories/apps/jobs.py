@@ -20,10 +20,8 @@ async def note(ctx: Ctx, text: str) -> None:
 async def held(ctx: Ctx, text: str) -> None:
     """Writes, and then holds its transaction open until the test releases the note."""
     await ctx.db.execute("insert into ledger (who, note) values ($1, $2)", str(os.getpid()), text)
-    open_gate = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.05, open_gate.set)
     while not await ctx.db.fetch_value("select exists (select from gate where note = $1)", text):
-        await open_gate.wait()
+        await ctx.db.fetch_value("select pg_sleep(0.1)")
 
 
 @app.worker("first_time_held")

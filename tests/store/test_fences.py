@@ -1,0 +1,144 @@
+"""Fences: whoever no longer holds a job can write nothing about it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from chimpbase import App, Wf
+from chimpbase._core.values import ClaimedJob, ProcessId, QueueId, StepMemo
+from chimpbase._pg.db import Db
+from chimpbase._store import jobs, processes, runs
+from chimpbase._store.jobs import FROM_THE_START, Demand
+from tests.running import Start
+
+pytestmark = pytest.mark.anyio
+ERROR = '{"attempt": 1, "error": "E", "message": "m"}'
+
+
+@pytest.fixture
+async def db(start: Start, dsn: str, outside: asyncpg.Connection) -> AsyncIterator[Db]:
+    """A database that an app without workers has prepared; it has a queue, a job and a run."""
+    app = App("prepared")
+
+    @app.worker("work")
+    async def work(ctx: Any, n: int) -> None: ...
+
+    @app.workflow("flow")
+    async def flow(wf: Wf) -> None: ...
+
+    async with start(app, workers=False):
+        pass
+    await outside.execute("select chimpbase.enqueue('work', '1')")
+    await outside.execute("select chimpbase.start_workflow('flow', 'null', '{\"id\": \"a\"}')")
+    await outside.execute("select chimpbase.signal('a', 'go', '1'), chimpbase.signal('a', 'go', '2')")
+    db = await Db.open(dsn, application_name="fences", size=4)
+    yield db
+    await db.close(grace=timedelta(seconds=1))
+
+
+async def new_process(db: Db) -> ProcessId:
+    async with db.acquire() as connection:
+        lease = timedelta(seconds=60)
+        return await processes.register(
+            connection, app="x", host="elsewhere", pid=1, version="1", lease=lease, queues=[]
+        )
+
+
+async def claim(db: Db, process: ProcessId, queue: str) -> ClaimedJob | None:
+    async with db.acquire() as connection:
+        id = QueueId(await connection.fetch_value("select id from chimpbase.queue where name = $1", queue))
+        demand = Demand(queue=id, jobs=10, after=FROM_THE_START)
+        found = await jobs.claim(connection, process=process, demands=[demand], suspects=True)
+    return found[0] if found else None
+
+
+async def rescue(db: Db, process: ProcessId) -> list[jobs.Rescued]:
+    async with db.acquire() as connection:
+        await processes.expire(connection, gone=[process])
+        return await jobs.rescue(connection, processes=[process], error=ERROR)
+
+
+async def taken_over(db: Db, queue: str) -> tuple[ProcessId, ClaimedJob, ProcessId, ClaimedJob]:
+    """A job that one process held and another holds now: (old process, old claim, new process, new claim)."""
+    old, new = await new_process(db), await new_process(db)
+    was = await claim(db, old, queue)
+    assert was is not None
+    assert [one.id for one in await rescue(db, old)] == [was.id]
+    now = await claim(db, new, queue)
+    assert now is not None
+    return old, was, new, now
+
+
+@pytest.mark.parametrize("verb", ["finish", "put_off", "dead_letter", "give_back"])
+async def test_a_job_that_was_taken_over_can_be_ended_by_its_new_holder_alone(db: Db, verb: str) -> None:
+    old, was, new, now = await taken_over(db, "work")
+
+    def end(job: ClaimedJob) -> Any:
+        return {
+            "finish": jobs.Finished(job.id, job.attempt, "completed"),
+            "put_off": jobs.PutOff(job.id, job.attempt, timedelta(0), charged=True, error=ERROR),
+            "dead_letter": jobs.Dead(job.id, job.attempt, "exhausted", ERROR),
+            "give_back": job,
+        }[verb]
+
+    write: Any = getattr(jobs, verb)
+    async with db.acquire() as connection:
+        assert await write(connection, process=old, jobs=[end(was)]) == set()
+        assert await write(connection, process=old, jobs=[end(now)]) == set()
+        assert await write(connection, process=new, jobs=[end(was)]) == set()
+        assert await write(connection, process=new, jobs=[end(now)]) == {now.id}
+        assert await write(connection, process=new, jobs=[end(now)]) == set()
+
+
+async def test_a_dead_process_claims_nothing(db: Db) -> None:
+    process = await new_process(db)
+    await rescue(db, process)
+    assert await claim(db, process, "work") is None
+
+
+async def test_a_process_that_holds_a_job_is_not_forgotten(db: Db) -> None:
+    process, idle = await new_process(db), await new_process(db)
+    assert await claim(db, process, "work") is not None
+    async with db.acquire() as connection:
+        assert await processes.remove(connection, processes=[process, idle]) == {idle}
+
+
+async def test_a_run_that_was_taken_over_hears_nothing_from_its_old_holder(db: Db) -> None:
+    old, was, new, now = await taken_over(db, "workflow:flow@1")
+    memo = StepMemo(key="s#1", seq=1, kind="step", started_at=datetime.now(UTC), result="1")
+    rest: dict[str, Any] = {"state": "waiting", "due_at": None, "waits": ["go"], "timers": []}
+    end: dict[str, Any] = {"state": "completed", "output": "1", "error": None}
+    async with db.acquire() as connection:
+        for process, job in ((old, was), (old, now), (new, was)):
+            assert await runs.load_journal(connection, process=process, job=job, run=1) is None
+            entry = runs.Memo(process=process, job=job.id, fence=job.attempt, run=1, step=memo)
+            assert await runs.memo(connection, [entry]) == set()
+            assert await consume(connection, process, job) is None
+            assert not await runs.finish(connection, process=process, job=job, run=1, **end)
+        assert await consume(connection, new, now) == "1"
+        await connection.execute("update chimpbase.run set woken = false")
+        assert await runs.suspend(connection, process=old, job=was, run=1, **rest) == (False, False)
+        assert await runs.suspend(connection, process=new, job=now, run=1, **rest) == (True, False)
+
+
+async def test_nobody_takes_a_run_over_while_it_consumes_a_signal(db: Db) -> None:
+    """Else the new holder would find the signal gone, and rest without knowing what it decided."""
+    process = await new_process(db)
+    job = await claim(db, process, "workflow:flow@1")
+    assert job is not None
+    async with db.transaction() as connection:
+        assert await consume(connection, process, job) == "1"
+        assert await rescue(db, process) == []
+    assert [one.id for one in await rescue(db, process)] == [job.id]
+
+
+async def consume(connection: Any, process: ProcessId, job: ClaimedJob) -> str | None:
+    began = datetime.now(UTC)
+    return await runs.consume(
+        connection, process=process, job=job, run=1, name="go", key="wait:go#1", seq=1, started_at=began
+    )
