@@ -18,7 +18,9 @@ jobs = Queue("jobs", int)
 follow = Queue("follow", int)
 
 
-async def test_in_plain_mode_each_statement_commits_by_itself(start: Start, outside: asyncpg.Connection) -> None:
+async def test_in_plain_mode_each_statement_commits_by_itself(
+    start: Start, dsn: str, outside: asyncpg.Connection
+) -> None:
     app = App("plain")
     seen: list[list[str]] = []
     called: list[str] = []
@@ -27,7 +29,7 @@ async def test_in_plain_mode_each_statement_commits_by_itself(start: Start, outs
     async def work(ctx: Ctx, n: int) -> None:
         await ctx.db.execute("insert into ledger values ('worker', $1)", f"attempt {ctx.job.attempt}")
         ctx.on_commit(lambda: called.append(f"attempt {ctx.job.attempt}"))
-        seen.append(await notes(outside))
+        seen.append(await notes(other))
         await ctx.queue.enqueue(follow, n)
         if ctx.job.attempt == 1:
             raise ValueError
@@ -35,13 +37,16 @@ async def test_in_plain_mode_each_statement_commits_by_itself(start: Start, outs
     @app.worker(follow)
     async def on_follow(ctx: Ctx, n: int) -> None: ...
 
+    other = await asyncpg.connect(dsn)
     async with start(app):
         async with app.transaction() as ctx:
             await ctx.queue.enqueue(jobs, 1)
         await until(lambda: is_idle(outside))
         # at least once: what the failed attempt did stays
         assert seen == [["attempt 1"], ["attempt 1", "attempt 2"]]
+        assert called == ["attempt 1", "attempt 2"]
         assert [row["name"] for row in await history(outside, "job_done")] == ["jobs", "follow", "follow"]
+    await other.close()
 
 
 async def test_an_action_called_in_plain_mode_is_a_transaction_of_its_own(

@@ -301,19 +301,24 @@ async def test_a_job_whose_lease_was_taken_rolls_back(
     start: Start, outside: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = App("fence")
+    begun, taken = asyncio.Event(), asyncio.Event()
 
     @app.worker(jobs)
     async def work(ctx: Ctx, n: int) -> None:
         await write(ctx, ctx.job.attempt)
         if ctx.job.attempt == 1:
-            # as a rescue by another process and a claim would
-            await outside.execute("update chimpbase.job set process = null")
-            await until(lambda: has(outside, 1))
+            begun.set()
+            await taken.wait()
 
     async with start(app, poll=0.05):
         await enqueue(app, 1)
-        await until(lambda: is_idle(outside))
+        await begun.wait()
+        # as a rescue by another process and a claim would
+        await outside.execute("update chimpbase.job set process = null")
+        await until(lambda: has(outside, 1))
+        taken.set()
         await until(lambda: "lease lost" in caplog.text)
+        assert await is_idle(outside)
         assert await notes(outside) == ["2"]
 
 
@@ -359,6 +364,22 @@ async def test_a_commit_of_unknown_outcome_neither_loses_nor_doubles(
         assert times == 1
         assert await notes(outside) == ["1"]
         assert await history(outside, "job_dead") == []
+
+
+async def test_a_job_that_ends_its_own_connection_each_time_is_buried_in_the_end(
+    start: Start, outside: asyncpg.Connection
+) -> None:
+    app = App("suicide")
+
+    @app.worker(jobs, retry=Retry(max_attempts=2, first=timedelta(0)))
+    async def work(ctx: Ctx, n: int) -> None:
+        await ctx.db.execute("select pg_terminate_backend(pg_backend_pid())")
+
+    async with start(app):
+        await enqueue(app, 1)
+        await until(lambda: is_idle(outside), deadline_s=20)
+        (row,) = await history(outside, "job_dead")
+        assert (row["reason"], row["attempt"] - row["uncharged"]) == ("exhausted", 2)
 
 
 async def has(outside: asyncpg.Connection, n: int) -> bool:

@@ -13,6 +13,8 @@ from chimpbase._core.retry import Retry
 from chimpbase._core.text import describe_exception, scrub
 from chimpbase._core.values import ClaimedJob, DeathReason
 
+_FREE_ATTEMPTS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Again:
@@ -33,9 +35,10 @@ def decide(job: ClaimedJob, retry: Retry, error: BaseException, *, random: Calla
     """What to do with a job whose attempt ended with `error`.
 
     A database that went away, and a COMMIT whose outcome nobody knows, are not the job's fault: such an attempt is not
-    charged. A definition or payload that cannot work now will not work later.
+    charged - but not for ever, for a job may also be what ends its connection each time. A definition or payload that
+    cannot work now will not work later.
     """
-    if isinstance(error, Unreachable | OutcomeUnknown):
+    if isinstance(error, Unreachable | OutcomeUnknown) and job.uncharged < _FREE_ATTEMPTS:
         return Again(retry.delay(1, random=random), charged=False)
     if isinstance(error, UsageError):
         return Bury("unreadable")
