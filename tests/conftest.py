@@ -24,7 +24,7 @@ from chimpbase._pg.embedded import EmbeddedServer
 _T = TypeVar("_T")
 
 # Nothing here outlives the run, so nothing needs to survive a crash.
-_FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "100"}
+_FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "300"}
 
 
 class _Caretaker:

@@ -142,3 +142,25 @@ async def consume(connection: Any, process: ProcessId, job: ClaimedJob) -> str |
     return await runs.consume(
         connection, process=process, job=job, run=1, name="go", key="wait:go#1", seq=1, started_at=began
     )
+
+
+async def test_a_job_among_others_gets_two_crashes_more_than_one_that_was_alone(
+    db: Db, outside: asyncpg.Connection
+) -> None:
+    await outside.execute("select chimpbase.enqueue('work', '2')")
+    await outside.execute("update chimpbase.job set crashes = 2 where payload in ('1', '2')")
+    queue = await outside.fetchval("select id from chimpbase.queue where name = 'work'")
+
+    async def crash(payloads: set[str]) -> list[tuple[int, str]]:
+        process = await new_process(db)
+        await outside.execute(
+            "update chimpbase.job set process = $1, attempt = attempt + 1 where queue = $2 and payload = any ($3)",
+            *(process, queue, list(payloads)),
+        )
+        return sorted((job.id, "dead" if job.dead else "back") for job in await rescue(db, process))
+
+    assert [verdict for _, verdict in await crash({"1", "2"})] == ["back", "back"]
+    assert [verdict for _, verdict in await crash({"1"})] == ["dead"]
+    await outside.execute("update chimpbase.job set crashes = 4 where payload = '2'")
+    await outside.execute("select chimpbase.enqueue('work', '3')")
+    assert [verdict for _, verdict in await crash({"2", "3"})] == ["dead", "back"]

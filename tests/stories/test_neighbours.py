@@ -114,14 +114,14 @@ async def test_a_schedule_that_cannot_be_read_here_disturbs_no_other(
         await until(lambda: "'odd'" in caplog.text and "'far'" in caplog.text)
 
 
-async def test_a_dozen_processes_start_at_once_on_an_empty_database(
+async def test_twenty_processes_start_at_once_on_an_empty_database(
     dsn: str, tmp_path: Path, outside: asyncpg.Connection
 ) -> None:
     async with fleet_of("tests.stories.apps.points", dsn, tmp_path) as fleet:
-        members = [await fleet.launch(poll=1, notify=False, pool_size=2) for _ in range(12)]
+        members = [await fleet.launch(poll=1) for _ in range(20)]
         for member in members:
-            await member.ready(within_s=40)
-        assert await outside.fetchval("select count(*) from chimpbase.process where dead_at is null") == 12
+            await member.ready(within_s=50)
+        assert await outside.fetchval("select count(*) from chimpbase.process where dead_at is null") == 20
         assert await outside.fetchval("select count(*) from chimpbase.migration") == len(
             await outside.fetch("select distinct number from chimpbase.migration")
         )

@@ -33,7 +33,7 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "log_destination": "stderr",
     "log_timezone": "UTC",
     "logging_collector": "off",
-    "max_connections": "100",
+    "max_connections": "300",
     "max_wal_size": "1GB",
     "shared_buffers": "128MB",
     "timezone": "UTC",

@@ -242,22 +242,35 @@ from ready;
 
 -- name: rescue
 -- Take every job away from dead processes: ready again while it has attempts and crashes left, else a dead letter.
--- A job locked by its dead owner's open transaction is skipped: `held_jobs` tells when none is left.
+-- One that was alone on its process is to blame when it reaches the limit; one among others may be innocent, and gets
+-- two crashes more. A job locked by its dead owner's open transaction is skipped: `held_jobs` tells when none is left.
 -- Locks:  those jobs (skip locked).
 -- Touches: chimpbase.run: a dead activation blocks its run.
 with lost as (
-  select id
+  select id, process
   from chimpbase.job
   where process = any (:processes::bigint[])
   for update skip locked
 ),
+crowd as (
+  select process, count(*) as jobs
+  from lost
+  group by process
+),
+judged as (
+  select job.id,
+    job.crashes + 1 >= queue.max_crashes + case when crowd.jobs = 1 then 0 else 2 end
+      or job.attempt - job.uncharged >= coalesce(job.max_attempts, queue.max_attempts) as over
+  from lost
+  join crowd on crowd.process = lost.process
+  join chimpbase.job on job.id = lost.id
+  join chimpbase.queue on queue.id = job.queue
+),
 gone as (
   delete from chimpbase.job
-  using lost, chimpbase.queue
-  where job.id = lost.id
-    and queue.id = job.queue
-    and (job.crashes + 1 >= queue.max_crashes
-      or job.attempt - job.uncharged >= coalesce(job.max_attempts, queue.max_attempts))
+  using judged
+  where job.id = judged.id
+    and judged.over
   returning job.*
 ),
 buried as (
@@ -286,11 +299,9 @@ back as (
       sort = nextval('chimpbase.job_id'),
       errors = (case when jsonb_array_length(job.errors) >= 10 then job.errors - 0 else coalesce(job.errors, '[]') end)
         || :error::jsonb
-  from lost, chimpbase.queue
-  where job.id = lost.id
-    and queue.id = job.queue
-    and not (job.crashes + 1 >= queue.max_crashes
-      or job.attempt - job.uncharged >= coalesce(job.max_attempts, queue.max_attempts))
+  from judged
+  where job.id = judged.id
+    and not judged.over
   returning job.id, job.queue
 )
 select id, queue, false as dead from back

@@ -1,0 +1,54 @@
+-- What a rehearsal asks: what would run next, what falls due next, and what a test wants to look at.
+-- Each statement is run by the function of the same name in rehearsal.py. Rehearsed databases are small: these may scan.
+
+-- name: find_head
+-- The queue, of those given, whose next job became ready first; lower priority numbers go before.
+-- Touches: chimpbase.job and queue, for a paused queue has no next job.
+select job.queue
+from chimpbase.job
+join chimpbase.queue on queue.id = job.queue and queue.paused_at is null
+where job.queue = any (:queues::int[])
+  and job.process is null
+order by job.priority, job.sort
+limit 1;
+
+-- name: find_due
+-- The first instant after `since` at which a delayed job or, if `schedules`, a schedule falls due.
+-- Touches: chimpbase.job_later and schedule, to be one answer.
+select least(
+  (select min(due_at) from chimpbase.job_later where due_at > :since and due_at < 'infinity'),
+  (select min(next_at) from chimpbase.schedule where paused_at is null and next_at > :since and :schedules::boolean)
+);
+
+-- name: list_waiting
+-- The payloads of a queue's jobs that nobody runs: the ready ones in their order, then the later ones by due time.
+-- Touches: chimpbase.job, job_later and queue, to be one answer.
+select waiting.payload
+from chimpbase.queue
+join (
+  select queue, payload, '-infinity'::timestamptz as due_at, priority, sort
+  from chimpbase.job
+  where process is null
+  union all
+  select queue, payload, due_at, priority, id
+  from chimpbase.job_later
+) as waiting on waiting.queue = queue.id
+where queue.name = :queue
+order by waiting.due_at, waiting.priority, waiting.sort;
+
+-- name: list_events
+-- The payloads of a topic's events, oldest first.
+select payload from chimpbase.event where topic = :topic order by id;
+
+-- name: load_run
+-- A run with its whole journal, whatever its state. Changes nothing.
+select run.number, run.id, run.workflow, run.version, run.input, run.started_at, run.headers, chimpbase.clock() as now,
+  run.state, run.output, run.error,
+  array(
+    select step
+    from chimpbase.step
+    where step.run = run.number
+    order by step.seq, step.key
+  ) as steps
+from chimpbase.run
+where run.id = :id;
