@@ -89,15 +89,20 @@ class App(Decorators):
             Unreachable: the database cannot be reached.
             SchemaError: the database's schema does not fit this code.
         """
-        if self._runtime is not None:
-            raise UsageError(f"App {self.name!r} is running already.")
         if database_url is not None:
             settings["database_url"] = database_url
         runtime = Runtime(self, overrides=settings, workers=workers, http=http, project=project or Path.cwd())
+        async with self._run(runtime):
+            yield runtime
+
+    @asynccontextmanager
+    async def _run(self, runtime: Runtime) -> AsyncGenerator[None]:
+        if self._runtime is not None:
+            raise UsageError(f"App {self.name!r} is running already.")
         self._runtime = runtime
         try:
             await runtime.start()
-            yield runtime
+            yield
         finally:
             self._runtime = None
             await runtime.stop()

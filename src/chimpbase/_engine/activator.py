@@ -37,6 +37,8 @@ class Activator:
     ) -> None:
         self._db, self._random, self._on_later, self._on_ended = db, random, on_later, on_ended
         self._memos: Coalescer[runs.Memo, bool] = Coalescer(self._flush, max_batch=_BATCH)
+        #: How a step waits (seconds) before its next try; a rehearsal moves the clock instead.
+        self.pause: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     async def activate(self, attempt: Attempt, body: Body) -> None:
         """Run one activation to its end or its next rest.
@@ -50,7 +52,7 @@ class Activator:
             run = await runs.load_journal(connection, process=attempt.process, job=job, run=number)
         if run is None:
             return  # ended, or not ours: the executor's own settling finds out which
-        journal = Journal(run, job=job, process=attempt.process, ledger=self, random=self._random)
+        journal = Journal(run, job=job, process=attempt.process, ledger=self, random=self._random, pause=self.pause)
         code = asyncio.ensure_future(_contained(body, journal))
         try:
             await self._drive(attempt, journal, code)

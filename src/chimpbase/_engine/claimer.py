@@ -86,6 +86,10 @@ class Claimer(Service):
         if not self._open:
             return None
         await self._look_for_strays()
+        for lane in self._lanes.values():
+            self._give_back(lane.stale())
+            if lane.sweep_in() == 0:
+                lane.hot = True
         if self._finisher.pending > _MOST_PENDING:
             return 0.01
         asked = [(lane, demand) for lane in self._lanes.values() if lane.hot and (demand := lane.demand()) is not None]
@@ -119,19 +123,22 @@ class Claimer(Service):
         for job in sorted(claimed, key=lambda job: (job.priority, job.sort)):
             sorted_out[job.queue].append(job)
         if not self._open:
-            for job in claimed:
-                self._finisher.give_back(job)
+            self._give_back(claimed)
             return None
         for lane, demand in asked:
             lane.take(sorted_out[demand.queue], process=process, asked=demand, seconds=seconds)
+        if any(lane.held > lane.running for lane in self._lanes.values()):
+            self.wake_in(1.0)
+        sweeps = [due_s for lane in self._lanes.values() if (due_s := lane.sweep_in()) is not None]
+        if sweeps:
+            self.wake_in(min(sweeps))
         return 0 if any(lane.hot and lane.demand() for lane in self._lanes.values()) else None
 
     def close(self) -> None:
         """Claim no more, and give back what waits for a slot."""
         self._open = False
         for lane in self._lanes.values():
-            for job in lane.empty():
-                self._finisher.give_back(job)
+            self._give_back(lane.empty())
 
     async def drain(self, *, grace_s: float) -> None:
         """After `close`: wait for running attempts, then cancel those still running, which gives their jobs back."""
@@ -145,8 +152,15 @@ class Claimer(Service):
     async def abandon(self) -> None:
         """Cancel everything that runs here: its lease is gone."""
         for lane in self._lanes.values():
-            lane.empty()
+            self._holdings.difference_update((job.id, job.attempt) for job in lane.empty())
+        self._suspect = False
         await self._cancel()
+
+    def _give_back(self, waiting: Iterable[ClaimedJob]) -> None:
+        for job in waiting:
+            self._finisher.give_back(job)
+            if job.suspect:
+                self._suspect = False
 
     def _let_next_suspect(self) -> None:
         self._suspect = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from time import perf_counter
 
@@ -38,16 +38,24 @@ class Executor:
         self._random = random
         self._on_later = on_later
 
-    async def run(self, handling: Handling, job: ClaimedJob, *, process: ProcessId) -> None:
-        """Run one attempt. Cancelling this gives the job back uncharged, and then raises `CancelledError`."""
+    async def run(
+        self,
+        handling: Handling,
+        job: ClaimedJob,
+        *,
+        process: ProcessId,
+        told_to_end: Collection[asyncio.Task[None]],
+    ) -> None:
+        """Run one attempt. Cancelled together with its task's entry in `told_to_end`, it gives the job back uncharged.
+
+        A cancellation that came from anywhere else is a failed attempt, like any other error.
+        """
         attempt = Attempt(job=job, process=process, queue_name=handling.name)
         started_s = perf_counter()
         try:
             outcome = await (handling.run(attempt) if handling.timeout is None else _in_time(handling, attempt))
         except asyncio.CancelledError as error:
-            slot = asyncio.current_task()
-            if slot is None or not slot.cancelling():
-                # nobody cancelled this attempt: it came out of something that the handler awaited
+            if asyncio.current_task() not in told_to_end:
                 self._failed(handling, attempt, _contained(error))
                 return
             self._interrupted(handling, attempt)

@@ -61,12 +61,20 @@ class Journal:
     """What a run has done so far, and the only way for it to do more."""
 
     def __init__(
-        self, run: LoadedRun, *, job: ClaimedJob, process: ProcessId, ledger: Ledger, random: Callable[[], float]
+        self,
+        run: LoadedRun,
+        *,
+        job: ClaimedJob,
+        process: ProcessId,
+        ledger: Ledger,
+        random: Callable[[], float],
+        pause: Callable[[float], Awaitable[None]],
     ) -> None:
         self.run = run
         self.failure: BaseException | None = None
         self.stirred = asyncio.Event()
-        self._job, self._process, self._ledger, self._random = job, process, ledger, random
+        self._job, self._process, self._ledger = job, process, ledger
+        self._random, self._pause = random, pause
         self._uses: Counter[str] = Counter()
         self._seq = len(run.steps)
         self._active = 0
@@ -177,7 +185,7 @@ class Journal:
                 return await self._lose(error)
             except Exception as error:
                 if attempt < retry.max_attempts and retry.retries(error):
-                    await asyncio.sleep(retry.delay(attempt, random=self._random).total_seconds())
+                    await self._pause(retry.delay(attempt, random=self._random).total_seconds())
                     continue
                 message = name_and_message(error)
                 await self._write(replace(memo, error=message))

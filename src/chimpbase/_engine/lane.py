@@ -8,7 +8,6 @@ to hide the round trip of a claim, little enough that a crash or an urgent job d
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from time import perf_counter
@@ -20,9 +19,9 @@ from chimpbase._store.jobs import FROM_THE_START, Demand
 
 _AHEAD_S = 0.2
 _MOST_AHEAD = 1000
+_STALE_S = 1.0
 _SWEEP_S = 0.25
 _BREATH = 64
-_log = logging.getLogger("chimpbase.engine.lane")
 
 
 class Lane:
@@ -44,22 +43,24 @@ class Lane:
         self._process: ProcessId | None = None
         self._buffer: deque[ClaimedJob] = deque()
         self._slots: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._idle: list[asyncio.Future[None]] = []
-        self._running = 0
+        self._began: dict[asyncio.Task[None], float] = {}
+        self._moved_s = 0.0
         self._mean_s: float | None = None
         self._hint = FROM_THE_START
-        self._sweep_at_s = 0.0
+        self._swept_s, self._sweep_cost_s, self._fell_short = 0.0, 0.0, False
         self._quiet: asyncio.Future[None] | None = None
 
     @property
     def held(self) -> int:
         """Jobs leased for this lane: running and waiting for a slot."""
-        return self._running + len(self._buffer)
+        return len(self._began) + len(self._buffer)
 
     @property
     def running(self) -> int:
         """Attempts in progress."""
-        return self._running
+        return len(self._began)
 
     @property
     def free(self) -> int:
@@ -68,40 +69,51 @@ class Lane:
 
     def demand(self) -> Demand | None:
         """What to ask of the next claim; None while there is enough."""
-        room = self.handling.slots + self._ahead() - self.held
-        if room < max(1, min(self.handling.slots, self._ahead()) // 2) and self.free == 0:
+        now = perf_counter()
+        ahead = 0 if self._stuck(now) else self._ahead()
+        room = self.handling.slots + ahead - self.held
+        if room <= 0 or (room < max(1, min(self.handling.slots, ahead) // 2) and self.free == 0):
             return None
-        if perf_counter() >= self._sweep_at_s:
+        if now >= self._sweep_at():
             self._hint = FROM_THE_START
         return Demand(queue=self.handling.queue, jobs=room, after=self._hint)
 
     def sweep(self) -> None:
         """Let the next claim begin at the start: something may have become ready behind the hint."""
-        self._sweep_at_s = 0.0
+        self._swept_s = self._sweep_cost_s = 0.0
+
+    def sweep_in(self) -> float | None:
+        """Seconds until a claim from the start is due, because one after the hint left slots empty; else None."""
+        return max(0.0, self._sweep_at() - perf_counter()) if self._fell_short and self.free else None
 
     def take(self, jobs: list[ClaimedJob], *, process: ProcessId, asked: Demand, seconds: float) -> None:
         """Run these jobs, claimed for `process` in answer to `asked`, which took `seconds`."""
+        now = perf_counter()
         self._process = process
-        if asked.after == FROM_THE_START:
-            self._sweep_at_s = perf_counter() + max(_SWEEP_S, 20 * seconds)
-        for job in jobs:
-            priority, sort = self._hint
-            # the lowest number seen leads: what is more urgent than that waits for the next sweep
-            if self._hint == FROM_THE_START or job.priority < priority:
-                self._hint = (job.priority, job.sort)
-            elif job.priority == priority and job.sort > sort:
-                self._hint = (priority, job.sort)
+        swept = asked.after == FROM_THE_START
+        if swept:
+            self._swept_s, self._sweep_cost_s = now, seconds
+        self._fell_short = not swept and len(jobs) < asked.jobs
+        self._move_hint(jobs)
         # a full answer suggests more, and a suspect that others were left behind for it
         self.hot = self.hot or len(jobs) >= asked.jobs or any(job.suspect for job in jobs)
+        if not self._buffer:
+            self._moved_s = now
+        urgent = bool(self._buffer and jobs and jobs[0].priority < self._buffer[-1].priority)
         self._buffer.extend(jobs)
-        for _ in range(min(len(jobs), len(self._idle))):
-            waiter = self._idle.pop()
-            if not waiter.done():
-                waiter.set_result(None)
-        while len(self._slots) < min(self.handling.slots, self.held):
-            slot = asyncio.create_task(self._work(), name=self.handling.name)
-            self._slots.add(slot)
-            slot.add_done_callback(self._slots.discard)
+        if urgent:
+            waiting = sorted(self._buffer, key=lambda job: (job.priority, job.sort))
+            self._buffer.clear()
+            self._buffer.extend(waiting)
+        self._fill()
+
+    def stale(self) -> list[ClaimedJob]:
+        """Take back the jobs that have waited too long for a slot, so that another process may have them."""
+        if not self._buffer or perf_counter() - self._moved_s < _STALE_S:
+            return []
+        self.hot = True
+        self.sweep()
+        return self.empty()
 
     def empty(self) -> list[ClaimedJob]:
         """Take back the jobs that wait for a slot."""
@@ -111,17 +123,45 @@ class Lane:
 
     async def quiet(self) -> None:
         """Until nothing runs here. For a lane that is given no more jobs."""
-        if self._running:
+        if self._began:
             self._quiet = asyncio.get_running_loop().create_future()
             await self._quiet
 
     def cancel(self) -> Iterable[asyncio.Task[None]]:
-        """Cancel what runs; the slots, to be waited for. The lane works again when it is given jobs."""
+        """Cancel what runs; the slots, to be waited for. New slots take their place when there is work."""
         slots = list(self._slots)
         self._idle.clear()
         for slot in slots:
+            self._ending.add(slot)
             slot.cancel()
         return slots
+
+    def _move_hint(self, jobs: list[ClaimedJob]) -> None:
+        for job in jobs:
+            priority, sort = self._hint
+            # the lowest number seen leads: what is more urgent than that waits for the next sweep
+            if self._hint == FROM_THE_START or job.priority < priority:
+                self._hint = (job.priority, job.sort)
+            elif job.priority == priority and job.sort > sort:
+                self._hint = (priority, job.sort)
+
+    def _fill(self) -> None:
+        """See to it that every waiting job has a slot on its way, as far as there are slots."""
+        for _ in range(min(len(self._buffer), len(self._idle))):
+            waiter = self._idle.pop()
+            if not waiter.done():
+                waiter.set_result(None)
+        living = len(self._slots) - len(self._ending)
+        for _ in range(min(self.handling.slots - living, len(self._buffer))):
+            slot = asyncio.create_task(self._work(), name=self.handling.name)
+            self._slots.add(slot)
+            slot.add_done_callback(self._gone)
+
+    def _gone(self, slot: asyncio.Task[None]) -> None:
+        self._slots.discard(slot)
+        self._ending.discard(slot)
+        self._began.pop(slot, None)
+        self._fill()
 
     async def _work(self) -> None:
         run, handling, buffer = self._executor.run, self.handling, self._buffer
@@ -136,31 +176,43 @@ class Lane:
                 continue
             job = buffer.popleft()
             assert self._process is not None
-            self._running += 1
-            began_s = perf_counter()
+            self._began[slot] = self._moved_s = began_s = perf_counter()
             try:
-                await run(handling, job, process=self._process)
+                await run(handling, job, process=self._process, told_to_end=self._ending)
             finally:
-                self._running -= 1
+                del self._began[slot]
                 self._learn(perf_counter() - began_s)
                 if job.suspect:
                     self._on_suspect_ended()
-                if self._quiet is not None and not self._running and not self._quiet.done():
+                if self._quiet is not None and not self._began and not self._quiet.done():
                     self._quiet.set_result(None)
-            if slot.cancelling():  # the handler swallowed it, but this slot was told to end
+            if slot in self._ending:  # the handler swallowed its cancellation, but this slot is over
                 return
+            while slot.cancelling():  # nobody of ours did that; the next job must not pay for it
+                slot.uncancel()
             breath -= 1
             if not breath:  # handlers that never wait would keep everybody else from the loop
                 breath = _BREATH
                 await asyncio.sleep(0)
 
     def _learn(self, seconds: float) -> None:
-        self._mean_s = seconds if self._mean_s is None else self._mean_s * 0.95 + seconds * 0.05
+        mean_s = self._mean_s
+        # slow jobs are believed at once, fast ones by and by: what is held too far ahead is held from others
+        weight = 0.5 if mean_s is not None and seconds > mean_s else 0.05
+        self._mean_s = seconds if mean_s is None else mean_s + (seconds - mean_s) * weight
         if self.hot and (self.free or len(self._buffer) * 2 <= self._ahead()):
             self._on_hungry()
 
     def _ahead(self) -> int:
-        """How many jobs may wait for a slot."""
-        if self._mean_s is None:
+        """How many jobs may wait for a slot. None where a job may be tried only once: a crash charges all it holds."""
+        if self._mean_s is None or self.handling.retry.max_attempts == 1:
             return 0
         return min(_MOST_AHEAD, int(self.handling.slots * _AHEAD_S / max(self._mean_s, 1e-6)))
+
+    def _stuck(self, now: float) -> bool:
+        """Whether something that runs has run for so long that what it took before says nothing."""
+        return any(now - began_s > _AHEAD_S for began_s in self._began.values())
+
+    def _sweep_at(self) -> float:
+        rest_s = 20 * self._sweep_cost_s if self._fell_short else max(_SWEEP_S, 20 * self._sweep_cost_s)
+        return self._swept_s + rest_s
