@@ -2,8 +2,8 @@
 
     .venv/bin/python bench/queue.py [--jobs 100000] [--json results.json]
 
-Starts a PostgreSQL of its own (fsync on), runs the bare loop before and after, and counts every job in and out: a lost or
-doubled job fails the run. Ratios are what to read; the absolute figures belong to the machine.
+Starts a PostgreSQL of its own (fsync on), runs the bare loop before and after, and counts every job in and out: a lost
+or doubled job fails the run. Ratios are what to read; the absolute figures belong to the machine.
 """
 
 from __future__ import annotations

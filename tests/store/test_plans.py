@@ -1,7 +1,7 @@
 """The hot statements keep their plan, whatever the table looks like and whatever the planner was told of it.
 
-The trap: statistics taken at rest say that hardly any job has a process. A statement that joins the ends of attempts flatly
-is then planned to read the whole queue for each batch; it once made a drain sixty times slower.
+The trap: statistics taken at rest say that hardly any job has a process. A statement that joins the ends of attempts
+flatly is then planned to read the whole queue for each batch; it once made a drain many times slower.
 """
 
 from __future__ import annotations

@@ -374,3 +374,27 @@ async def test_many_runs_at_once(start: Start, outside: asyncpg.Connection, noti
 
 async def outside_state(app: App, id: str) -> bool:
     return (await look(app, id)).status in {"waiting", "completed"}
+
+
+async def test_branches_keep_their_own_memos_whichever_ends_first(start: Start, outside: asyncpg.Connection) -> None:
+    app = App("branches")
+
+    @step
+    async def charge(ctx: Ctx, customer: int) -> int:
+        await ctx.db.execute("insert into ledger values ('charge', $1)", str(customer))
+        return customer
+
+    @app.workflow("branches")
+    async def branches(wf: Wf) -> list[int]:
+        async def one(customer: int) -> int:
+            # the later branch wakes first, so the order of first uses turns round between activations
+            await wf.sleep(0.4 - 0.1 * customer)
+            return await charge(wf, customer)
+
+        return list(await asyncio.gather(*(one(customer) for customer in range(4))))
+
+    async with start(app):
+        async with app.transaction() as ctx:
+            await ctx.workflow.start(branches, id="a")
+        assert await app.ctx.workflow.result("a", timeout=20) == [0, 1, 2, 3]
+    assert sorted(await notes(outside)) == ["0", "1", "2", "3"]

@@ -171,7 +171,7 @@ class Registry:
         known = kind.setdefault(key, definition)
         if known is not definition:
             raise AlreadyRegistered(
-                f"Two definitions claim the name {definition.name!r} of a {definition.kind}: {known.source} and "
+                f"Two definitions claim the {definition.kind} name {definition.name!r}: {known.source} and "
                 f"{definition.source}. Rename one."
             )
 

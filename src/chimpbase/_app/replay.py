@@ -104,6 +104,7 @@ async def _body(backstage: Backstage, definition: Workflow[object, object], jour
         cause=f"workflow:{definition.name}",
         new_trace=backstage.new_trace,
     )
+    journal.begin()
     given = definition.input_codec.decode(journal.run.input, subject=f"input of run {journal.run.id!r}")
     result = await definition.function(
         Wf(backstage, journal, origin), *((given,) if definition.parameters.items else ())

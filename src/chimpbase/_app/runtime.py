@@ -97,6 +97,7 @@ class Runtime:
         self._database: Database | None = None
         self._backstage: Backstage | None = None
         self._db: Db | None = None
+        self._lanes: Db | None = None
 
     async def start(self) -> None:
         """Build and start everything, in order."""
@@ -189,8 +190,10 @@ class Runtime:
         Raises:
             DatabaseError: it does not.
         """
-        assert self._db is not None
-        await bring_up_to_date(self._db, project=self.project, settings=self.settings, random=self._random, apply=False)
+        assert self._lanes is not None
+        # not on the handlers' connections: that they are all busy does not make the process unfit
+        lanes, settings = self._lanes, self.settings
+        await bring_up_to_date(lanes, project=self.project, settings=settings, random=self._random, apply=False)
 
     # Starting
 
@@ -255,7 +258,7 @@ class Runtime:
 
     async def _build_engine(self, dsn: str) -> Engine:
         settings = self.settings
-        lanes = await self._open(dsn, size=_LANES, role="engine", session=_PINNED)
+        lanes = self._lanes = await self._open(dsn, size=_LANES, role="engine", session=_PINNED)
         notify = settings.notify and not lanes.pooled
         bell = Bell(lanes, CHANNEL) if notify else None
         if bell is not None:

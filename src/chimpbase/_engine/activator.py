@@ -147,6 +147,7 @@ class Activator:
 
 
 async def _contained(body: Body, journal: Journal) -> str:
+    journal.begin()
     try:
         return await body(journal)
     except (SystemExit, GeneratorExit) as error:  # out of a task these would end the whole program

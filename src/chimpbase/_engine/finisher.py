@@ -52,6 +52,7 @@ class _Lane(Generic[E]):
         self._on_settled = on_settled
         self._waiting: deque[tuple[ProcessId, E]] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._alone: set[asyncio.Task[None]] = set()
 
     def push(self, end: E) -> None:
         self._waiting.append((self._process(), end))
@@ -62,6 +63,8 @@ class _Lane(Generic[E]):
     async def drained(self) -> None:
         while self._task is not None and not self._task.done():
             await asyncio.wait({self._task})
+        for task in self._alone:  # they had their chances; their jobs run again when the lease is gone
+            task.cancel()
 
     async def _run(self) -> None:
         while self._waiting:
@@ -69,13 +72,23 @@ class _Lane(Generic[E]):
             process = self._process()
             # what an earlier life of this process held is somebody else's by now
             ends = sorted((end for holder, end in batch if holder == process), key=lambda end: end.id)
-            held = await self._persist(process, ends) if ends else set[JobId]()
-            self._on_settled([end for _, end in batch])
-            for _, end in batch:
-                if end.id not in held:
-                    _log.warning("lease lost: job %d ended after its lease", end.id, extra={"data": {"job": end.id}})
+            aside: list[E] = []
+            held = await self._persist(process, ends, aside) if ends else set[JobId]()
+            for end in aside:
+                task = asyncio.get_running_loop().create_task(self._settle_alone(process, end))
+                self._alone.add(task)
+                task.add_done_callback(self._alone.discard)
+            bad = {end.id for end in aside}
+            self._conclude([end for _, end in batch if end.id not in bad], held)
 
-    async def _persist(self, process: ProcessId, ends: list[E]) -> set[JobId]:
+    def _conclude(self, ends: Sequence[E], held: set[JobId]) -> None:
+        self._on_settled(ends)
+        for end in ends:
+            if end.id not in held:
+                _log.warning("lease lost: job %d ended after its lease", end.id, extra={"data": {"job": end.id}})
+
+    async def _persist(self, process: ProcessId, ends: list[E], aside: list[E]) -> set[JobId]:
+        """The ids that were still held. An end that the database refuses for its own sake goes `aside`."""
         pause_s = _FIRST_PAUSE_S
         while self._process() == process:
             try:
@@ -85,14 +98,28 @@ class _Lane(Generic[E]):
             except DatabaseError as error:
                 # an unknown outcome may be asked for again: the fence answers "not held" to what was done already
                 if not error.transient and not isinstance(error, OutcomeUnknown):
-                    if len(ends) > 1:  # one bad row must not keep the others: halving finds it
-                        middle = len(ends) // 2
-                        return await self._persist(process, ends[:middle]) | await self._persist(process, ends[middle:])
-                    _log.error("job %d cannot be settled, it stays leased: %s", ends[0].id, error)
-                    pause_s = _LONGEST_PAUSE_S
+                    if len(ends) == 1:
+                        _log.error("job %d cannot be settled, it stays leased: %s", ends[0].id, error)
+                        aside.append(ends[0])
+                        return set()
+                    middle = len(ends) // 2  # halving finds the bad one among many
+                    first = await self._persist(process, ends[:middle], aside)
+                    return first | await self._persist(process, ends[middle:], aside)
             await asyncio.sleep(pause_s * (0.5 + self._random()))
             pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
         return set()
+
+    async def _settle_alone(self, process: ProcessId, end: E) -> None:
+        """Try again and again, beside the lane: nobody else may run the job while this process holds it."""
+        pause_s = _LONGEST_PAUSE_S
+        while self._process() == process:
+            await asyncio.sleep(pause_s)
+            pause_s = min(60.0, pause_s * 2)
+            aside: list[E] = []
+            held = await self._persist(process, [end], aside)
+            if not aside:
+                return self._conclude([end], held)
+        return self._conclude([end], set())
 
 
 class Finisher:

@@ -1,8 +1,9 @@
 """The memo journal of one run, as its code walks through it during one activation.
 
 A verb looks its key up in the journal: what is there is answered at once, what is not is done and written, one row
-each. Keys are `name#n`, n counting the uses of that name in this run, so adding or removing other names moves
-nothing.
+each. Keys are `name#n`, n counting the uses of that name, so adding or removing other names moves nothing. Each task
+that the run's code makes (gather, TaskGroup) is a scope of its own, `t1/name#n`, numbered in the order in which the
+tasks first use a verb: which branch ends first changes no key.
 
 Invariant: a verb never returns before its row is committed. Once the journal is closed (suspended, lost, ended) no verb
 returns at all: the activation is being unwound and nothing in it may act any more.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -27,6 +29,8 @@ from chimpbase._pg.connection import Connection
 from chimpbase._store import runs
 
 _QUIET_HOPS = 8
+_Scope = tuple["asyncio.Task[object] | None", str]
+_scope: ContextVar[_Scope] = ContextVar("chimpbase_scope", default=(None, ""))
 
 #: Runs a step's function once. Given the attempt number and `write(connection, result)`, which a transactional step
 #: calls as the last statement of its own transaction; answers with the result and whether it was written that way.
@@ -76,6 +80,7 @@ class Journal:
         self._job, self._process, self._ledger = job, process, ledger
         self._random, self._pause = random, pause
         self._uses: Counter[str] = Counter()
+        self._tasks: Counter[str] = Counter()
         self._seq = len(run.steps)
         self._active = 0
         self._moves = 0
@@ -143,6 +148,7 @@ class Journal:
 
     def peek(self, name: str) -> str:
         """The key that the next use of a name will get."""
+        name = self._scoped(name)
         return f"{name}#{self._uses[name] + 1}"
 
     @property
@@ -240,9 +246,24 @@ class Journal:
         await self._loop.create_future()
         raise Unwound
 
+    def begin(self) -> None:
+        """Make the task that calls this the root scope: the run's own code."""
+        _scope.set((asyncio.current_task(), ""))
+
+    def _scoped(self, name: str) -> str:
+        task = asyncio.current_task()
+        owner, prefix = _scope.get()
+        if owner is not task:
+            # the context was inherited from the task that made this one: its first verb opens a scope
+            self._tasks[prefix] += 1
+            prefix = f"{prefix}t{self._tasks[prefix]}/"
+            _scope.set((task, prefix))
+        return prefix + name
+
     def _key(self, name: str) -> str:
         if self._closed:
             raise Unwound
+        name = self._scoped(name)
         self._uses[name] += 1
         return f"{name}#{self._uses[name]}"
 

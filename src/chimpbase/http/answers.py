@@ -41,7 +41,7 @@ _SENTENCES: tuple[tuple[type[errors.ChimpbaseError], int, str, Mapping[str, str]
         _UNKNOWN,
         {},
     ),
-    (errors.Unreachable, 503, "The database cannot be reached. Nothing was stored; try again.", _AGAIN),
+    (errors.Unreachable, 503, "The database is busy or cannot be reached. Nothing was stored; try again.", _AGAIN),
     (errors.StorageFull, 503, "The database has no room left. Nothing was stored; try again later.", _AGAIN),
     (errors.StatementTimeout, 503, "The database did not answer in time. Nothing was stored; try again.", _AGAIN),
     (errors.SerializationConflict, 503, "Another request was in the way. Nothing was stored; try again.", _AGAIN),
@@ -152,7 +152,7 @@ def reason_not_ready(error: BaseException | None) -> str:
         case errors.SchemaError():
             return "The schema of the database does not fit this code. Run `chimpbase migrate`, or deploy what fits."
         case errors.Unreachable():
-            return "The database cannot be reached."
+            return "The database is busy or cannot be reached."
         case _:
             return "The check of the database failed; the log has the reason."
 
