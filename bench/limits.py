@@ -58,7 +58,7 @@ async def fill(dsn: str, *, queue: int, jobs: int) -> None:
 
 
 async def bare_loop(dsn: str, *, queue: int, jobs: int, history: bool, batch: int = 1000) -> float:
-    """Jobs per second of claim, look at each, finish; fenced, with the next claim under way while the last one finishes."""
+    """Jobs per second of claim, look, finish; fenced, with the next claim under way while the last one finishes."""
     claimer = await asyncpg.connect(dsn, server_settings=PINS)
     finisher = await asyncpg.connect(dsn, server_settings=PINS)
     finish, done, hint = (_FINISH_AND_KEEP if history else _FINISH), 0, 0

@@ -57,7 +57,7 @@ async def plan(connection: asyncpg.Connection, sql: str, parameters: int) -> lis
     arguments = ", ".join(["null"] * parameters)
     text = await connection.fetchval(f"explain (format json) execute planned({arguments})")
     await connection.execute("deallocate planned")
-    nodes, waiting = list[dict[str, Any]](), [json.loads(text)[0]["Plan"]]
+    nodes, waiting = list[dict[str, Any]](), [json.loads(str(text))[0]["Plan"]]
     while waiting:
         node = waiting.pop()
         nodes.append(node)
