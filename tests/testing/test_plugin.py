@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,11 @@ def test_nothing_was_loaded():
 """
 
 
+# an installed package registers its plugin; a bare source tree on the path must be told
+INSTALLED = any(one.value == "chimpbase.testing.plugin" for one in entry_points(group="pytest11"))
+BY_HAND = [] if INSTALLED else ["-p", "chimpbase.testing.plugin"]
+
+
 def run_pytest(directory: Path, *, text: str, **environ: str) -> subprocess.CompletedProcess[str]:
     (directory / "test_it.py").write_text(text)
     (directory / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
@@ -65,8 +71,7 @@ def run_pytest(directory: Path, *, text: str, **environ: str) -> subprocess.Comp
             "-m",
             "pytest",
             "-q",
-            "-p",
-            "chimpbase.testing.plugin",
+            *BY_HAND,
             "-p",
             "no:randomly",
             "-p",
