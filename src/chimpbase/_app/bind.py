@@ -22,9 +22,10 @@ from chimpbase._app.ctx import Ctx
 from chimpbase._app.origin import Origin
 from chimpbase._app.registry import Registry
 from chimpbase._app.runtime import Runtime
-from chimpbase._app.sync import SyncCtx, in_place
+from chimpbase._app.sync import SyncCtx
 from chimpbase._app.tokens import Queue
 from chimpbase._app.unit import Frame
+from chimpbase._app.waiter import in_place
 from chimpbase._core.errors import NotRegistered, UsageError
 from chimpbase._core.values import JobId, NewJob, QueueId
 from chimpbase._pg.foreign_kinds import ride

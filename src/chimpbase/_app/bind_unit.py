@@ -12,8 +12,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from chimpbase._app.sync import in_place
 from chimpbase._app.unit import AfterCommit, Frame
+from chimpbase._app.waiter import in_place
 from chimpbase._core.errors import UsageError
 from chimpbase._core.values import QueueId
 from chimpbase._pg.db import Transactional

@@ -11,9 +11,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from chimpbase._app.clients import DbClient, KvClient, PubSubClient, QueueClient
+from chimpbase._app.db_client import DbClient
 from chimpbase._app.invoke import invoke
+from chimpbase._app.kv_client import KvClient
 from chimpbase._app.origin import Job, Origin
+from chimpbase._app.pubsub_client import PubSubClient
+from chimpbase._app.queue_client import QueueClient
 from chimpbase._app.unit import AfterCommit, Frame
 from chimpbase._app.workflows import WorkflowClient
 from chimpbase._core.errors import NotFound, UsageError

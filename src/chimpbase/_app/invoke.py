@@ -12,7 +12,8 @@ from typing import Any
 
 from chimpbase._app.definitions import Definition
 from chimpbase._app.stage import Stage
-from chimpbase._app.sync import AsyncContext, SyncCtx, in_place, on_loop
+from chimpbase._app.sync import AsyncContext, SyncCtx
+from chimpbase._app.waiter import in_place, on_loop
 
 
 async def invoke(

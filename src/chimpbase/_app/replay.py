@@ -19,7 +19,9 @@ from chimpbase._pg.db import Db
 from chimpbase._store import rehearsal, runs
 
 _NOBODY = ProcessId(0)
-_NO_JOB = ClaimedJob(JobId(0), QueueId(0), 0, 0, 0, 0, False, None, datetime(2000, 1, 1, tzinfo=UTC), "", None)
+_NO_JOB = ClaimedJob(
+    JobId(0), QueueId(0), 0, 0, 0, 0, False, None, datetime(2000, 1, 1, tzinfo=UTC), "", None, None, None
+)
 #: What a verb waits for that would do something new: it never comes.
 _NEVER = "chimpbase.never"
 

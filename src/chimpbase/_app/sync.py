@@ -6,24 +6,21 @@ that is bound to a synchronous connection runs its verbs where it is.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, ParamSpec, Protocol, TypeVar
 
-from chimpbase._app.clients import DbClient, KvClient, PubSubClient, QueueClient
-from chimpbase._app.definitions import Action, Step, Subscription, Worker, Workflow
+from chimpbase._app.db_client import DbClient, SyncDb
+from chimpbase._app.definitions import Action, Step
+from chimpbase._app.kv_client import KvClient, SyncKv
 from chimpbase._app.origin import Job
-from chimpbase._app.tokens import Event, Queue, Signal
-from chimpbase._app.workflows import Run, WorkflowClient
-from chimpbase._core.errors import UsageError
-from chimpbase._core.values import JobId
+from chimpbase._app.pubsub_client import PubSubClient, SyncPubSub
+from chimpbase._app.queue_client import QueueClient, SyncQueue
+from chimpbase._app.waiter import Waiter
+from chimpbase._app.workflows import SyncWorkflow, WorkflowClient
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
-Waiter = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 class AsyncContext(Protocol):
@@ -53,38 +50,16 @@ class AsyncContext(Protocol):
     def run_step(self, step: Step[P, R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[Any, Any, R]: ...
 
 
-def on_loop(loop: asyncio.AbstractEventLoop) -> Waiter:
-    """Run a verb on the event loop, from another thread, and block until it is done."""
-    return lambda work: asyncio.run_coroutine_threadsafe(work, loop).result()
-
-
-def in_place(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a verb that never suspends, because its connection is a synchronous one. Needs no event loop.
-
-    Raises:
-        UsageError: it suspends all the same.
-    """
-    try:
-        work.send(None)
-    except StopIteration as done:
-        return done.value
-    work.close()
-    raise UsageError(
-        "This ctx is bound to a synchronous connection, so an async action called with it may await nothing but ctx. "
-        "Bind an asynchronous connection, or make the call in a job."
-    )
-
-
 class SyncCtx:
     """The context of one call of a plain function. See `Ctx` for what each verb means."""
 
     def __init__(self, ctx: AsyncContext, wait: Waiter) -> None:
         self._ctx, self._wait = ctx, wait
-        self.db = SyncDb(ctx, wait)
-        self.queue = SyncQueue(ctx, wait)
-        self.pubsub = SyncPubSub(ctx, wait)
-        self.workflow = SyncWorkflow(ctx, wait)
-        self.kv = SyncKv(ctx, wait)
+        self.db = SyncDb(lambda: ctx.db, wait)
+        self.queue = SyncQueue(lambda: ctx.queue, wait)
+        self.pubsub = SyncPubSub(lambda: ctx.pubsub, wait)
+        self.workflow = SyncWorkflow(lambda: ctx.workflow, wait)
+        self.kv = SyncKv(lambda: ctx.kv, wait)
 
     @property
     def job(self) -> Job:
@@ -121,116 +96,3 @@ class SyncCtx:
     def run_step(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a step as a part of this transaction. See `Ctx.run_step`."""
         return self._wait(self._ctx.run_step(step, args, kwargs))
-
-
-class SyncDb:
-    def __init__(self, ctx: AsyncContext, wait: Waiter) -> None:
-        self._ctx, self._wait = ctx, wait
-
-    @overload
-    def fetch_one(self, sql: str, *args: Any, as_: type[T]) -> T: ...
-    @overload
-    def fetch_one(self, sql: str, *args: Any) -> dict[str, Any] | None: ...
-    def fetch_one(self, sql: str, *args: Any, as_: Any = None) -> Any:
-        return self._wait(self._ctx.db.fetch_one(sql, *args, as_=as_))
-
-    @overload
-    def fetch(self, sql: str, *args: Any, as_: type[T]) -> list[T]: ...
-    @overload
-    def fetch(self, sql: str, *args: Any) -> list[dict[str, Any]]: ...
-    def fetch(self, sql: str, *args: Any, as_: Any = None) -> Any:
-        return self._wait(self._ctx.db.fetch(sql, *args, as_=as_))
-
-    def fetch_value(self, sql: str, *args: Any) -> Any:
-        return self._wait(self._ctx.db.fetch_value(sql, *args))
-
-    def execute(self, sql: str, *args: Any) -> int:
-        return self._wait(self._ctx.db.execute(sql, *args))
-
-
-class SyncQueue:
-    def __init__(self, ctx: AsyncContext, wait: Waiter) -> None:
-        self._ctx, self._wait = ctx, wait
-
-    @overload
-    def enqueue(
-        self,
-        queue: Queue[T] | Worker[T],
-        payload: T,
-        *,
-        delay: timedelta | float | None = None,
-        priority: int = 0,
-        max_attempts: int | None = None,
-    ) -> JobId: ...
-    @overload
-    def enqueue(
-        self,
-        queue: str,
-        payload: Any = None,
-        *,
-        delay: timedelta | float | None = None,
-        priority: int = 0,
-        max_attempts: int | None = None,
-    ) -> JobId: ...
-    def enqueue(self, queue: Any, payload: Any = None, **options: Any) -> JobId:
-        return self._wait(self._ctx.queue.enqueue(queue, payload, **options))
-
-
-class SyncPubSub:
-    def __init__(self, ctx: AsyncContext, wait: Waiter) -> None:
-        self._ctx, self._wait = ctx, wait
-
-    @overload
-    def publish(self, event: Event[T] | Subscription[T], payload: T) -> int: ...
-    @overload
-    def publish(self, event: str, payload: Any = None) -> int: ...
-    def publish(self, event: Any, payload: Any = None) -> int:
-        return self._wait(self._ctx.pubsub.publish(event, payload))
-
-
-class SyncWorkflow:
-    def __init__(self, ctx: AsyncContext, wait: Waiter) -> None:
-        self._ctx, self._wait = ctx, wait
-
-    @overload
-    def start(
-        self,
-        workflow: Workflow[T, Any],
-        input: T = ...,
-        *,
-        id: str | None = None,
-        delay: timedelta | float | None = None,
-    ) -> str: ...
-    @overload
-    def start(
-        self, workflow: str, input: Any = None, *, id: str | None = None, delay: timedelta | float | None = None
-    ) -> str: ...
-    def start(self, workflow: Any, input: Any = None, **options: Any) -> str:
-        return self._wait(self._ctx.workflow.start(workflow, input, **options))
-
-    @overload
-    def signal(self, id: str, signal: Signal[T], payload: T) -> None: ...
-    @overload
-    def signal(self, id: str, signal: str, payload: Any = None) -> None: ...
-    def signal(self, id: str, signal: Any, payload: Any = None) -> None:
-        self._wait(self._ctx.workflow.signal(id, signal, payload))
-
-    def get(self, id: str) -> Run:
-        return self._wait(self._ctx.workflow.get(id))
-
-    def result(self, id: str, *, timeout: timedelta | float | None = None) -> Any:
-        return self._wait(self._ctx.workflow.result(id, timeout=timeout))
-
-
-class SyncKv:
-    def __init__(self, ctx: AsyncContext, wait: Waiter) -> None:
-        self._ctx, self._wait = ctx, wait
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self._wait(self._ctx.kv.get(key, default))
-
-    def set(self, key: str, value: Any, *, ttl: timedelta | float | None = None) -> None:
-        self._wait(self._ctx.kv.set(key, value, ttl=ttl))
-
-    def delete(self, key: str) -> bool:
-        return self._wait(self._ctx.kv.delete(key))

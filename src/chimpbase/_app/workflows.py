@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -11,6 +12,7 @@ import msgspec
 
 from chimpbase._app.tokens import Signal
 from chimpbase._app.unit import Frame
+from chimpbase._app.waiter import Waiter
 from chimpbase._core.durations import seconds
 from chimpbase._core.errors import AttemptTimeout, NotFound, WorkflowFailed
 from chimpbase._core.names import check_key
@@ -186,3 +188,39 @@ def _run(id: str, status: RunStatus | None) -> Run:
         output=None if status.output is None else msgspec.json.decode(status.output),
         error=status.error,
     )
+
+
+class SyncWorkflow:
+    """The blocking face of `WorkflowClient`, whose verbs mean the same."""
+
+    def __init__(self, client: Callable[[], WorkflowClient], wait: Waiter) -> None:
+        self._client, self._wait = client, wait
+
+    @overload
+    def start(
+        self,
+        workflow: Workflow[T, Any],
+        input: T = ...,
+        *,
+        id: str | None = None,
+        delay: timedelta | float | None = None,
+    ) -> str: ...
+    @overload
+    def start(
+        self, workflow: str, input: Any = None, *, id: str | None = None, delay: timedelta | float | None = None
+    ) -> str: ...
+    def start(self, workflow: Any, input: Any = None, **options: Any) -> str:
+        return self._wait(self._client().start(workflow, input, **options))
+
+    @overload
+    def signal(self, id: str, signal: Signal[T], payload: T) -> None: ...
+    @overload
+    def signal(self, id: str, signal: str, payload: Any = None) -> None: ...
+    def signal(self, id: str, signal: Any, payload: Any = None) -> None:
+        self._wait(self._client().signal(id, signal, payload))
+
+    def get(self, id: str) -> Run:
+        return self._wait(self._client().get(id))
+
+    def result(self, id: str, *, timeout: timedelta | float | None = None) -> Any:
+        return self._wait(self._client().result(id, timeout=timeout))

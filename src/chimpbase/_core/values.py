@@ -45,7 +45,8 @@ class NewJob:
 class ClaimedJob(msgspec.Struct, frozen=True, gc=False):
     """A job leased to this process. (`id`, `attempt`) with the process is the fence of every later write.
 
-    A `suspect` is one crash of its process away from the dead letters. The fields stand in the order of the claim's
+    A `suspect` is one crash of its process away from the dead letters. `key` is what limits and order go by; `terms` is
+    what the enqueuer asked for this job alone, as JSON text. The fields stand in the order of the claim's
     columns. One is made for each job that runs: a struct costs a tenth of a frozen dataclass.
     """
 
@@ -60,6 +61,8 @@ class ClaimedJob(msgspec.Struct, frozen=True, gc=False):
     enqueued_at: datetime
     payload: str
     headers: str | None
+    key: str | None
+    terms: str | None
 
     @property
     def charged(self) -> int:

@@ -24,6 +24,8 @@ create table chimpbase.job (
   max_attempts integer,
   priority smallint not null default 0,
   crashes smallint not null default 0,
+  key text,
+  terms text,
   payload text not null,
   headers text,
   errors jsonb,
@@ -50,6 +52,8 @@ create table chimpbase.job_dead (
   max_attempts integer,
   priority smallint not null default 0,
   crashes smallint not null default 0,
+  key text,
+  terms text,
   reason text not null,
   payload text not null,
   headers text,
@@ -68,8 +72,10 @@ create table chimpbase.job_done (
   queue integer not null,
   attempt integer not null,
   crashes smallint not null,
+  key text,
   outcome text not null,
   payload text not null,
+  result text,
   headers text,
   errors jsonb
 ) partition by range (finished_at);
@@ -87,6 +93,8 @@ create table chimpbase.job_later (
   max_attempts integer,
   priority smallint not null default 0,
   crashes smallint not null default 0,
+  key text,
+  terms text,
   payload text not null,
   headers text,
   errors jsonb,
@@ -406,9 +414,9 @@ begin
     delete from chimpbase.job_later l where l.id = run.job and send_signal.name = any (run.waits) returning l.*
   )
   insert into chimpbase.job (
-    id, sort, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes, payload, headers, errors)
+    id, sort, enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms, crashes, payload, headers, errors)
   select later.id, nextval('chimpbase.job_id'), later.enqueued_at, later.queue, later.attempt, later.uncharged,
-    later.max_attempts, later.priority, later.crashes, later.payload, later.headers, later.errors
+    later.max_attempts, later.priority, later.key, later.terms, later.crashes, later.payload, later.headers, later.errors
   from later;
   moved := found;
   update chimpbase.run r

@@ -40,7 +40,7 @@ ready as (
       and (:suspects or job.crashes = 0 or job.crashes + 1 < queue.max_crashes)
     order by job.priority, job.sort
     limit want.demand
-    for update skip locked
+    for no key update skip locked
   ) as taken
 )
 update chimpbase.job
@@ -51,7 +51,7 @@ from ready
 where job.id = ready.id
   and (not ready.suspect or ready.id = (select min(id) from ready where suspect))
 returning job.id, job.queue, job.priority, job.sort, job.attempt, job.uncharged, ready.suspect, job.max_attempts,
-  job.enqueued_at, job.payload, job.headers;
+  job.enqueued_at, job.payload, job.headers, job.key, job.terms;
 
 -- name: finish
 -- Remove jobs that this process still holds, keeping history where the queue wants it; the ids of those removed.
@@ -77,9 +77,9 @@ gone as (
 ),
 kept as (
   insert into chimpbase.job_done (
-    id, finished_at, enqueued_at, claimed_at, process, queue, attempt, crashes, outcome, payload, headers, errors)
+    id, finished_at, enqueued_at, claimed_at, process, queue, attempt, key, crashes, outcome, payload, headers, errors)
   select gone.id, chimpbase.clock(), gone.enqueued_at, gone.claimed_at, gone.process, gone.queue,
-    gone.attempt - gone.uncharged, gone.crashes, gone.outcome, gone.payload, gone.headers, gone.errors
+    gone.attempt - gone.uncharged, gone.key, gone.crashes, gone.outcome, gone.payload, gone.headers, gone.errors
   from gone
   join chimpbase.queue on queue.id = gone.queue and queue.retention is not null
 )
@@ -110,10 +110,11 @@ gone as (
   returning job.*, held.delay, held.charged, held.error
 )
 insert into chimpbase.job_later (
-  id, due_at, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes, payload, headers, errors)
+  id, due_at, enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms, crashes, payload, headers,
+  errors)
 select id, chimpbase.clock() + delay, enqueued_at, queue, attempt,
   uncharged + case when charged then 0 else 1 end,
-  max_attempts, priority, crashes, payload, headers,
+  max_attempts, priority, key, terms, crashes, payload, headers,
   case
     when error is null then errors
     else (case when jsonb_array_length(errors) >= 10 then errors - 0 else coalesce(errors, '[]') end) || error::jsonb
@@ -156,8 +157,10 @@ blocked as (
     and run.finished_at is null
 )
 insert into chimpbase.job_dead (
-  id, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes, reason, payload, headers, errors)
-select id, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes, reason, payload, headers,
+  id, enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms, crashes, reason, payload, headers,
+  errors)
+select id, enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms, crashes, reason, payload,
+  headers,
   (case when jsonb_array_length(errors) >= 10 then errors - 0 else coalesce(errors, '[]') end) || error::jsonb
 from gone
 returning id;
@@ -223,9 +226,10 @@ gone as (
 ),
 ready as (
   insert into chimpbase.job (
-    id, sort, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes, payload, headers, errors)
-  select id, nextval('chimpbase.job_id'), enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes,
-    payload, headers, errors
+    id, sort, enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms, crashes, payload, headers,
+    errors)
+  select id, nextval('chimpbase.job_id'), enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms,
+    crashes, payload, headers, errors
   from gone
   returning queue
 )
@@ -275,8 +279,10 @@ gone as (
 ),
 buried as (
   insert into chimpbase.job_dead (
-    id, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes, reason, payload, headers, errors)
-  select id, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes + 1, 'crashed', payload, headers,
+    id, enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms, crashes, reason, payload, headers,
+    errors)
+  select id, enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms, crashes + 1, 'crashed',
+    payload, headers,
     (case when jsonb_array_length(errors) >= 10 then errors - 0 else coalesce(errors, '[]') end) || :error::jsonb
   from gone
 ),

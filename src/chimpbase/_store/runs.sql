@@ -125,9 +125,9 @@ gone as (
 ),
 later as (
   insert into chimpbase.job_later (
-    id, due_at, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes, payload, headers)
-  select id, coalesce(:due_at::timestamptz, 'infinity'), enqueued_at, queue, attempt, attempt, max_attempts, priority, 0,
-    payload, headers
+    id, due_at, enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms, crashes, payload, headers)
+  select id, coalesce(:due_at::timestamptz, 'infinity'), enqueued_at, queue, attempt, attempt, max_attempts, priority,
+    key, terms, 0, payload, headers
   from gone
 ),
 timers as (
@@ -163,9 +163,9 @@ with gone as (
 ),
 kept as (
   insert into chimpbase.job_done (
-    id, finished_at, enqueued_at, claimed_at, process, queue, attempt, crashes, outcome, payload, headers, errors)
+    id, finished_at, enqueued_at, claimed_at, process, queue, attempt, key, crashes, outcome, payload, headers, errors)
   select gone.id, chimpbase.clock(), gone.enqueued_at, gone.claimed_at, gone.process, gone.queue, gone.attempt,
-    gone.crashes, 'completed', gone.payload, gone.headers, gone.errors
+    gone.key, gone.crashes, 'completed', gone.payload, gone.headers, gone.errors
   from gone
   join chimpbase.queue on queue.id = gone.queue and queue.retention is not null
 )

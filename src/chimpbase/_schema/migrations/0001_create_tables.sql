@@ -42,6 +42,8 @@ create table chimpbase.job (
   max_attempts  int,
   priority      smallint not null default 0,
   crashes       smallint not null default 0,
+  key           text,
+  terms         text,
   payload       text not null,
   headers       text,
   errors        jsonb
@@ -66,6 +68,8 @@ create table chimpbase.job_later (
   max_attempts  int,
   priority      smallint not null default 0,
   crashes       smallint not null default 0,
+  key           text,
+  terms         text,
   payload       text not null,
   headers       text,
   errors        jsonb
@@ -87,6 +91,8 @@ create table chimpbase.job_dead (
   max_attempts  int,
   priority      smallint not null default 0,
   crashes       smallint not null default 0,
+  key           text,
+  terms         text,
   reason        text not null check (reason in ('exhausted', 'crashed', 'rejected', 'unreadable')),
   payload       text not null,
   headers       text,
@@ -105,8 +111,10 @@ create table chimpbase.job_done (
   queue         int not null,
   attempt       int not null,
   crashes       smallint not null,
+  key           text,
   outcome       text not null,
   payload       text not null,
+  result        text,
   headers       text,
   errors        jsonb
 ) partition by range (finished_at);

@@ -176,9 +176,9 @@ begin
     delete from chimpbase.job_later l where l.id = run.job and send_signal.name = any (run.waits) returning l.*
   )
   insert into chimpbase.job (
-    id, sort, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes, payload, headers, errors)
+    id, sort, enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms, crashes, payload, headers, errors)
   select later.id, nextval('chimpbase.job_id'), later.enqueued_at, later.queue, later.attempt, later.uncharged,
-    later.max_attempts, later.priority, later.crashes, later.payload, later.headers, later.errors
+    later.max_attempts, later.priority, later.key, later.terms, later.crashes, later.payload, later.headers, later.errors
   from later;
   moved := found;
   update chimpbase.run r

@@ -1,0 +1,63 @@
+"""What the decorators' arguments must be, and the one thing all decorators do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from chimpbase._app.ctx import Ctx
+from chimpbase._app.definitions import Definition, source_of
+from chimpbase._app.sync import SyncCtx
+from chimpbase._core.durations import seconds
+from chimpbase._core.errors import UsageError
+from chimpbase._core.outcomes import Outcome
+from chimpbase._core.parameters import Parameters
+
+T = TypeVar("T")
+D = TypeVar("D", bound=Definition)
+
+#: What a worker, subscription or cron handler may be: its result is None or an outcome.
+Handler = Callable[[Ctx, T], Coroutine[Any, Any, Outcome | None]] | Callable[[SyncCtx, T], Outcome | None]
+
+
+class Keeper:
+    """Returns each definition as it is. An App registers it as well."""
+
+    def _keep(self, definition: D) -> D:
+        return definition
+
+
+def payload_type(function: Callable[..., Any]) -> Any:
+    items = Parameters.from_function(function).items
+    return items[0].codec.annotation if items else Any
+
+
+def check_payload(function: Callable[..., Any], declared: Any) -> None:
+    """The handler takes a context and one payload, of the token's own type when both name one."""
+    items = Parameters.from_function(function).items
+    if len(items) != 1:
+        raise UsageError(
+            f"{function.__name__} must take a context and one payload, not {len(items)} values ({source_of(function)})."
+        )
+    asked = items[0].codec.annotation
+    if asked is not Any and declared is not Any and asked != declared:
+        raise UsageError(
+            f"{function.__name__} takes {_name(asked)}, but is sent {_name(declared)} ({source_of(function)})."
+        )
+
+
+def _name(annotation: Any) -> str:
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def timeout_of(value: timedelta | float | None) -> timedelta | None:
+    return None if value is None else seconds(value, subject="timeout", minimum=timedelta(milliseconds=1))
+
+
+def slots_of(value: int | None) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not 1 <= value <= 10_000:
+        raise UsageError(f"concurrency must be a whole number from 1 to 10000, not {value!r}.")
+    return value

@@ -1,0 +1,196 @@
+"""The decorators of whatever a queue is behind: workers, subscriptions, schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar, overload
+
+from chimpbase._app.decorator_arguments import Handler, Keeper, check_payload, payload_type, slots_of, timeout_of
+from chimpbase._app.definitions import Cron, Subscription, Worker, source_of
+from chimpbase._app.tokens import Event, Queue
+from chimpbase._core.cron import Cadence
+from chimpbase._core.errors import UsageError
+from chimpbase._core.occurrence import Occurrence
+from chimpbase._core.retry import Retry
+from chimpbase._core.values import Misfire
+
+T = TypeVar("T")
+
+
+class WorkerDecorator(Keeper):
+    """`worker`."""
+
+    @overload
+    def worker(
+        self,
+        queue: Queue[T],
+        *,
+        retry: Retry | None = ...,
+        timeout: timedelta | float | None = ...,
+        concurrency: int | None = ...,
+        transaction: bool = ...,
+    ) -> Callable[[Handler[T]], Worker[T]]: ...
+    @overload
+    def worker(
+        self,
+        queue: str,
+        *,
+        retry: Retry | None = ...,
+        timeout: timedelta | float | None = ...,
+        concurrency: int | None = ...,
+        transaction: bool = ...,
+    ) -> Callable[[Handler[Any]], Worker[Any]]: ...
+    def worker(
+        self,
+        queue: Queue[Any] | str,
+        *,
+        retry: Retry | None = None,
+        timeout: timedelta | float | None = None,
+        concurrency: int | None = None,
+        transaction: bool = True,
+    ) -> Callable[[Handler[Any]], Worker[Any]]:
+        """Define the handler of a queue. The payload type is the token's, or for a bare name the handler's annotation.
+
+        `timeout` is for one attempt, in seconds if a number. `concurrency` is for one
+        process (default: the setting of that name). With `transaction` (the
+        default) the handler's writes and the job's completion commit together, so its effects in the database happen
+        exactly once; without it each operation commits by itself and the job runs at least once.
+
+        Example:
+            >>> @worker("mail.send", retry=Retry(max_attempts=8))
+            ... async def send(ctx: Ctx, address: str) -> None: ...
+            >>> send.name
+            'mail.send'
+        """
+
+        def decorate(function: Callable[..., Any]) -> Worker[Any]:
+            token = Queue(queue, payload_type(function)) if isinstance(queue, str) else queue
+            check_payload(function, token.type)
+            return self._keep(
+                Worker(
+                    name=token.name,
+                    function=function,
+                    queue=token,
+                    retry=retry or Retry(),
+                    timeout=timeout_of(timeout),
+                    concurrency=slots_of(concurrency),
+                    transaction=transaction,
+                )
+            )
+
+        return decorate
+
+
+class SubscribeDecorator(Keeper):
+    """`subscribe`."""
+
+    @overload
+    def subscribe(
+        self,
+        event: Event[T],
+        *,
+        name: str | None = ...,
+        retry: Retry | None = ...,
+        timeout: timedelta | float | None = ...,
+        concurrency: int | None = ...,
+        transaction: bool = ...,
+    ) -> Callable[[Handler[T]], Subscription[T]]: ...
+    @overload
+    def subscribe(
+        self,
+        event: str,
+        *,
+        name: str | None = ...,
+        retry: Retry | None = ...,
+        timeout: timedelta | float | None = ...,
+        concurrency: int | None = ...,
+        transaction: bool = ...,
+    ) -> Callable[[Handler[Any]], Subscription[Any]]: ...
+    def subscribe(
+        self,
+        event: Event[Any] | str,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: timedelta | float | None = None,
+        concurrency: int | None = None,
+        transaction: bool = True,
+    ) -> Callable[[Handler[Any]], Subscription[Any]]:
+        """Define a subscription: what is done about each event of a topic.
+
+        `name` is durable; it defaults to the function's. Every event committed while the subscription stands is owed to
+        it, whatever happens to other subscriptions. Several processes with the same subscription share its deliveries.
+        The other arguments are those of `worker`.
+
+        Example:
+            >>> @subscribe("order.placed")
+            ... async def audit(ctx: Ctx, event: dict) -> None: ...
+            >>> audit.event.name
+            'order.placed'
+        """
+
+        def decorate(function: Callable[..., Any]) -> Subscription[Any]:
+            token = Event(event, payload_type(function)) if isinstance(event, str) else event
+            check_payload(function, token.type)
+            return self._keep(
+                Subscription(
+                    name=name or function.__name__,
+                    function=function,
+                    event=token,
+                    retry=retry or Retry(),
+                    timeout=timeout_of(timeout),
+                    concurrency=slots_of(concurrency),
+                    transaction=transaction,
+                )
+            )
+
+        return decorate
+
+
+class CronDecorator(Keeper):
+    """`cron`."""
+
+    def cron(
+        self,
+        expression: str,
+        *,
+        tz: str = "UTC",
+        name: str | None = None,
+        misfire: Misfire = "last",
+        retry: Retry | None = None,
+        timeout: timedelta | float | None = None,
+        transaction: bool = True,
+    ) -> Callable[[Handler[Occurrence]], Cron]:
+        """Define a schedule: 5 fields (minute first), or 6 (second first), or `@daily` and its like, in a time zone.
+
+        `misfire` says what becomes of instants that passed while nothing ran: the latest one is made up for (`last`),
+        all (`all`), none (`skip`). Each instant becomes one job, whatever the number of processes.
+
+        Example:
+            >>> @cron("0 9 * * 1-5", tz="Europe/Lisbon")
+            ... async def report(ctx: Ctx, due: Occurrence) -> None: ...
+            >>> report.cadence.explain()
+            'At 09:00 on Monday through Friday (Europe/Lisbon)'
+        """
+
+        def decorate(function: Callable[..., Any]) -> Cron:
+            if misfire not in ("skip", "last", "all"):
+                raise UsageError(f"misfire must be 'skip', 'last' or 'all', not {misfire!r} ({source_of(function)}).")
+            try:
+                cadence = Cadence(expression, tz)
+            except UsageError as error:
+                raise UsageError(f"@cron of {function.__name__}: {error} ({source_of(function)})") from None
+            return self._keep(
+                Cron(
+                    name=name or function.__name__,
+                    function=function,
+                    cadence=cadence,
+                    misfire=misfire,
+                    retry=retry or Retry(),
+                    timeout=timeout_of(timeout),
+                    transaction=transaction,
+                )
+            )
+
+        return decorate

@@ -1,0 +1,1 @@
+-- Gates: what a queue with limits lets through, and what waits behind it.

@@ -1,0 +1,1 @@
+-- Unique jobs, results, batches and dependencies.

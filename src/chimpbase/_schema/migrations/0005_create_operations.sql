@@ -1,0 +1,1 @@
+-- What an operator does to queues and jobs: cancel, strike, redrive, explain.

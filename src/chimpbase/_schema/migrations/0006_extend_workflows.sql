@@ -1,0 +1,1 @@
+-- Workflows: search, children, updates and what else runs need.

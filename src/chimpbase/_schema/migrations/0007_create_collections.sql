@@ -1,0 +1,1 @@
+-- Collections, and what key-value storage needs beyond its table.

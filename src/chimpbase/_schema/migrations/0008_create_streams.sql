@@ -1,0 +1,1 @@
+-- Streams, their consumers, and what events need beyond their table.

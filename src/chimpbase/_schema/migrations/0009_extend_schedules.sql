@@ -1,0 +1,1 @@
+-- Schedules that are made, changed and paused at run time.
