@@ -24,16 +24,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from chimpbase._app.backstage import Backstage
 from chimpbase._app.config import read_secrets, read_settings
 from chimpbase._app.ctx import Ctx
-from chimpbase._app.definitions import Action, Cron, Subscription, Workflow
+from chimpbase._app.declare import declare
+from chimpbase._app.definitions import Action
 from chimpbase._app.edges import Edge, EdgeEntry, make_edge
 from chimpbase._app.handlers import handling, queue_spec
 from chimpbase._app.invoke import invoke
 from chimpbase._app.origin import Origin
-from chimpbase._app.registry import Queued, Registry
+from chimpbase._app.registry import Registry
 from chimpbase._app.schema import bring_up_to_date
 from chimpbase._app.unit import Unit
 from chimpbase._core.settings import Settings
-from chimpbase._core.values import QueueId, QueueSpec, ScheduleSpec, SubscriptionSpec
+from chimpbase._core.values import QueueId
 from chimpbase._engine.engine import CHANNEL, Engine, Identity, Pace
 from chimpbase._engine.keepers import ServerKeeper
 from chimpbase._pg.bell import Bell
@@ -41,7 +42,6 @@ from chimpbase._pg.db import Db
 from chimpbase._pg.dsn import effective_dsn, redact
 from chimpbase._pg.embedded import EmbeddedServer
 from chimpbase._pg.listener import Listener
-from chimpbase._store import events, queues, runs, schedules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,7 +214,7 @@ class Runtime:
         engine = await self._build_engine(dsn)
         self._backstage = self._build_backstage(self._db, engine)
         definitions = self.app.registry.queued()
-        ids = await self._declare(self._db, definitions)
+        ids = await declare(self._db, self.app.registry)
         self._backstage.learn_queues(ids)
         if self.workers:
             concurrency = self.settings.concurrency
@@ -302,35 +302,6 @@ class Runtime:
             new_trace=lambda: secrets.token_hex(16),
         )
 
-    async def _declare(self, db: Db, definitions: Sequence[Queued]) -> dict[str, QueueId]:
-        """Make the names of this app known to the database; the numbers it gave to the queues."""
-        specs = {spec.name: spec for spec in map(queue_spec, definitions)}
-        for name in self.app.registry.queues:
-            specs.setdefault(name, QueueSpec(name=name, kind="job", max_attempts=None))
-        async with db.acquire() as connection:
-            if specs:
-                await queues.register(connection, list(specs.values()))
-            ids = {name: id for name, (id, _) in (await queues.list_all(connection)).items()}
-            subscriptions = [
-                SubscriptionSpec(name=one.name, topic=one.event.name, queue=ids[queue_spec(one).name])
-                for one in definitions
-                if isinstance(one, Subscription)
-            ]
-            if subscriptions:
-                await events.subscribe(connection, subscriptions)
-            crons = [one for one in definitions if isinstance(one, Cron)]
-            if crons:
-                now = await schedules.clock(connection)
-                await schedules.register(
-                    connection, [_schedule(one, ids[queue_spec(one).name], now=now) for one in crons]
-                )
-            flows = [
-                (one.name, one.version, ids[queue_spec(one).name]) for one in definitions if isinstance(one, Workflow)
-            ]
-            if flows:
-                await runs.register(connection, flows)
-        return ids
-
     async def _start_edge(self, name: str) -> None:
         entries = [entry for entry in self.app.edge_entries if entry.__chimpbase_edge__ == name]
         edge = make_edge(name, self, entries)
@@ -341,18 +312,6 @@ class Runtime:
     def _stage(self) -> Backstage:
         assert self._backstage is not None  # a runtime is only handed out once it has started
         return self._backstage
-
-
-def _schedule(cron: Cron, queue: QueueId, *, now: Any) -> ScheduleSpec:
-    cadence = cron.cadence
-    return ScheduleSpec(
-        name=cron.name,
-        expression=cadence.expression,
-        tz=cadence.tz,
-        misfire=cron.misfire,
-        queue=queue,
-        next_at=cadence.next_after(now),
-    )
 
 
 def _version() -> str:

@@ -1,0 +1,64 @@
+"""Makes the names of an app known to the database when a process starts.
+
+Invariant: nothing here removes or narrows what another process declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from chimpbase._app.definitions import Cron, Subscription, Workflow
+from chimpbase._app.handlers import queue_spec
+from chimpbase._app.registry import Queued, Registry
+from chimpbase._core.values import QueueId, QueueSpec, ScheduleSpec, SubscriptionSpec
+from chimpbase._pg.connection import Connection
+from chimpbase._pg.db import Db
+from chimpbase._store import events, queues, runs, schedules
+
+
+async def declare(db: Db, registry: Registry) -> dict[str, QueueId]:
+    """Declare queues, subscriptions, schedules and workflows; the numbers the database gave to all queues by name."""
+    definitions = registry.queued()
+    specs = {spec.name: spec for spec in map(queue_spec, definitions)}
+    for name in registry.queues:
+        specs.setdefault(name, QueueSpec(name=name, kind="job", max_attempts=None))
+    async with db.acquire() as connection:
+        if specs:
+            await queues.register(connection, list(specs.values()))
+        ids = {name: id for name, (id, _) in (await queues.list_all(connection)).items()}
+        await _subscribe(connection, definitions, ids)
+        await _schedule(connection, definitions, ids)
+        flows = [(one.name, one.version, ids[queue_spec(one).name]) for one in definitions if isinstance(one, Workflow)]
+        if flows:
+            await runs.register(connection, flows)
+    return ids
+
+
+async def _subscribe(connection: Connection, definitions: Sequence[Queued], ids: Mapping[str, QueueId]) -> None:
+    subscriptions = [
+        SubscriptionSpec(name=one.name, topic=one.event.name, queue=ids[queue_spec(one).name])
+        for one in definitions
+        if isinstance(one, Subscription)
+    ]
+    if subscriptions:
+        await events.subscribe(connection, subscriptions)
+
+
+async def _schedule(connection: Connection, definitions: Sequence[Queued], ids: Mapping[str, QueueId]) -> None:
+    crons = [one for one in definitions if isinstance(one, Cron)]
+    if crons:
+        now = await schedules.clock(connection)
+        await schedules.register(connection, [_schedule_spec(one, ids[queue_spec(one).name], now=now) for one in crons])
+
+
+def _schedule_spec(cron: Cron, queue: QueueId, *, now: datetime) -> ScheduleSpec:
+    cadence = cron.cadence
+    return ScheduleSpec(
+        name=cron.name,
+        expression=cadence.expression,
+        tz=cadence.tz,
+        misfire=cron.misfire,
+        queue=queue,
+        next_at=cadence.next_after(now),
+    )
