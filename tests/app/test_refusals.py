@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from chimpbase import App, Ctx, Event, Queue, Signal, SyncCtx, Wf, cron, step, subscribe, worker, workflow
+from chimpbase import App, Ctx, Event, Queue, Signal, SyncCtx, Wf, action, cron, step, subscribe, worker, workflow
 from chimpbase._core.errors import AlreadyRegistered, NotRegistered, NotStarted, PayloadError, UsageError
 from tests.running import Ear, Start, left_over, listen_to_engine, listen_to_handlers
 
@@ -191,6 +191,12 @@ async def other_type(ctx: Ctx, n: str) -> None: ...
 def sync_workflow(wf: Wf) -> None: ...
 
 
+async def workflow_with_ctx(ctx: Ctx, n: int) -> None: ...
+
+
+async def action_with_wf(wf: Wf, n: int) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("define", "says"),
     [
@@ -202,6 +208,9 @@ def sync_workflow(wf: Wf) -> None: ...
         (lambda: subscribe("e")(async_with_sync_ctx), "SyncCtx"),  # type: ignore[arg-type]
         (lambda: step(sync_with_async_ctx), "asks for Ctx"),  # type: ignore[call-overload]
         (lambda: workflow("w")(sync_workflow), "async def"),  # type: ignore[arg-type]
+        (lambda: workflow("w")(workflow_with_ctx), "asks for Ctx, but a workflow is given a Wf"),  # type: ignore[arg-type]
+        (lambda: workflow("w")(async_with_sync_ctx), "asks for SyncCtx"),  # type: ignore[arg-type]
+        (lambda: action(action_with_wf), "asks for Wf, which only a workflow is given"),  # type: ignore[call-overload]
         (lambda: cron("0 0 30 2 *")(other_type), "never fires"),  # type: ignore[arg-type]
         (lambda: cron("61 * * * *")(other_type), "not valid"),  # type: ignore[arg-type]
         (lambda: cron("* * * * *", tz="Europe/Lisbonn")(other_type), "Europe/Lisbon"),  # type: ignore[arg-type]
@@ -220,10 +229,19 @@ def test_two_definitions_of_one_name_are_refused_with_both_places() -> None:
 
     async def second(ctx: Ctx, n: int) -> None: ...
 
-    for make in (worker("name"), subscribe("e", name="name"), cron("@daily", name="name"), workflow("name")):
-        app = App("twice", register=[make(first)])  # type: ignore[operator, list-item]
+    async def third(wf: Wf, n: int) -> None: ...
+
+    async def fourth(wf: Wf, n: int) -> None: ...
+
+    for make, one, other in (
+        (worker("name"), first, second),
+        (subscribe("e", name="name"), first, second),
+        (cron("@daily", name="name"), first, second),
+        (workflow("name"), third, fourth),
+    ):
+        app = App("twice", register=[make(one)])  # type: ignore[operator, list-item]
         with pytest.raises(AlreadyRegistered) as caught:
-            app.register(make(second))  # type: ignore[operator]
+            app.register(make(other))  # type: ignore[operator]
         assert str(caught.value).count("test_refusals.py:") == 2
 
 

@@ -82,12 +82,18 @@ class Definition:
                 f"@{self.kind} {self.name!r} must take a context as its first parameter, such as `ctx: Ctx`."
             )
         asked = parameters[0].annotation
-        asked = asked if isinstance(asked, str) else getattr(asked, "__name__", "")
-        if self.is_async and asked.endswith("SyncCtx"):
+        asked = (asked if isinstance(asked, str) else str(getattr(asked, "__name__", ""))).split(".")[-1]
+        self._check_asked(asked)
+
+    def _check_asked(self, asked: str) -> None:
+        """Judge the class, by its name, that the first parameter is annotated with."""
+        if asked == "Wf":
+            raise UsageError(f"@{self.kind} {self.name!r} asks for Wf, which only a workflow is given; ask for Ctx.")
+        if self.is_async and asked == "SyncCtx":
             raise UsageError(
                 f"@{self.kind} {self.name!r} is async and asks for SyncCtx; ask for Ctx, or write a plain `def`."
             )
-        if not self.is_async and asked.split(".")[-1] == "Ctx":
+        if not self.is_async and asked == "Ctx":
             raise UsageError(
                 f"@{self.kind} {self.name!r} is a plain `def` and asks for Ctx; ask for SyncCtx, or write `async def`."
             )
@@ -182,6 +188,13 @@ class Workflow(Definition, Generic[T, R]):
         if len(self.parameters.items) > 1:
             raise UsageError(
                 f"{self.title} takes {len(self.parameters.items)} values; it may take one. Wrap them in a dataclass."
+            )
+
+    def _check_asked(self, asked: str) -> None:
+        if asked in ("Ctx", "SyncCtx"):
+            raise UsageError(
+                f"@workflow {self.name!r} asks for {asked}, but a workflow is given a Wf, whose verbs are durable; ask "
+                "for Wf, and put what needs a ctx into steps."
             )
 
     @property

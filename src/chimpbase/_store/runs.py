@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from chimpbase._core.errors import AlreadyStarted, DatabaseError, NotFound, NotRegistered, WrongState
+from chimpbase._core.errors import AlreadyStarted, NotFound, NotRegistered, WrongState
 from chimpbase._core.values import ClaimedJob, JobId, LoadedRun, ProcessId, QueueId, RunState, RunStatus, StepMemo
 from chimpbase._pg.connection import Connection, Record
 from chimpbase._pg.db import Queryable
@@ -65,19 +65,18 @@ async def start(
 
     Raises: AlreadyStarted when a run with that id exists, NotRegistered when no process has declared the workflow.
     """
-    try:
-        row = await connection.fetch_one(
-            *_SQL.start.bind(workflow=workflow, version=version, id=id, input=input, delay=delay, headers=headers)
-        )
-    except DatabaseError as error:
-        if error.sqlstate == "CB001":
+    row = await connection.fetch_one(
+        *_SQL.start.bind(workflow=workflow, version=version, id=id, input=input, delay=delay, headers=headers)
+    )
+    assert row is not None  # the function always answers
+    match row["refused"]:
+        case "CB001":
             advice = "A workflow is there once a process that declares it has started on this database."
-            raise NotRegistered("workflow", workflow, advice=advice) from error
-        if error.sqlstate == "CB003":
-            raise AlreadyStarted(workflow, id) from error
-        raise
-    assert row is not None  # the function raises rather than answer with nothing
-    return row[0], row[1]
+            raise NotRegistered("workflow", workflow, advice=advice)
+        case "CB003":
+            raise AlreadyStarted(workflow, id)
+        case _:
+            return row["queue"], row["run_version"]
 
 
 async def signal(connection: Queryable, *, id: str, name: str, payload: str) -> QueueId | None:
@@ -85,17 +84,15 @@ async def signal(connection: Queryable, *, id: str, name: str, payload: str) -> 
 
     Raises: NotFound when there is no such run, WrongState when it has ended.
     """
-    try:
-        return await connection.fetch_value(*_SQL.signal.bind(id=id, name=name, payload=payload))
-    except DatabaseError as error:
-        if error.sqlstate == "CB005":
-            raise NotFound("run", id) from error
-        if error.sqlstate == "CB004":
-            message = f"Run {id!r} has ended and takes no signals."
-            raise WrongState(
-                message, state=getattr(error.__cause__, "detail", None) or "ended", wanted="running"
-            ) from error
-        raise
+    row = await connection.fetch_one(*_SQL.signal.bind(id=id, name=name, payload=payload))
+    assert row is not None  # the function always answers
+    match row["refused"]:
+        case "CB005":
+            raise NotFound("run", id)
+        case "CB004":
+            raise WrongState(f"Run {id!r} has ended and takes no signals.", state=row["state"], wanted="running")
+        case _:
+            return row["queue"]
 
 
 async def load_journal(connection: Connection, *, process: ProcessId, job: ClaimedJob, run: int) -> LoadedRun | None:

@@ -11,12 +11,12 @@ order by name, version
 on conflict do nothing;
 
 -- name: start
--- Create a run and its first activation.
-select queue, run_version from chimpbase.start_run(:workflow, :version, :id, :input, :delay::interval, :headers);
+-- Create a run and its first activation; or why that cannot be.
+select queue, run_version, refused from chimpbase.start_run(:workflow, :version, :id, :input, :delay::interval, :headers);
 
 -- name: signal
--- Store a signal; the queue of the activation it woke, if any.
-select chimpbase.send_signal(:id, :name, :payload);
+-- Store a signal; the queue of the activation it woke, if any; or why that cannot be.
+select queue, refused, state from chimpbase.send_signal(:id, :name, :payload);
 
 -- name: load_journal
 -- Begin an activation: the run, marked running, with its whole journal. No row when the lease is lost or it has ended.

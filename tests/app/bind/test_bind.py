@@ -141,6 +141,10 @@ async def test_errors_are_those_of_the_tree(app: App, caller: Caller, outside: a
     await caller.do(ctx.workflow.start, "checkout", "a", id="same")
     with pytest.raises(AlreadyStarted):
         await caller.do(ctx.workflow.start, "checkout", "a", id="same")
+    # a conflict is an answer, and the caller's transaction goes on
+    assert await caller.do(ctx.kv.get, "a") is None
+    with pytest.raises(CheckViolation):
+        await caller.do(ctx.db.execute, "insert into ledger values ('caller', 'bad')")
     with pytest.raises(QueryError, match="Roll back, or run"):
         await caller.do(ctx.kv.get, "a")
     await caller.rollback()

@@ -100,9 +100,11 @@ begin
 end
 $$;
 
--- Create a run and its first activation; return the queue of the activation.
+-- Create a run and its first activation; return the queue of the activation. What cannot be done is answered in `refused`,
+-- an SQLSTATE of ours, instead of raised: a caller who expected a conflict can go on in the same transaction.
 create function chimpbase.start_run(
-  workflow text, version int, id text, input text, delay interval, headers text, out queue int, out run_version int
+  workflow text, version int, id text, input text, delay interval, headers text,
+  out queue int, out run_version int, out refused text
 )
 language plpgsql
 as $$
@@ -114,10 +116,8 @@ begin
   where w.name = start_run.workflow and (start_run.version is null or w.version = start_run.version)
   order by w.version desc limit 1;
   if not found then
-    raise exception using errcode = 'CB001',
-      message = format('no workflow named %L%s', start_run.workflow,
-        case when start_run.version is null then '' else format(' in version %s', start_run.version) end),
-      hint = 'A workflow exists once a process that declares it has started.';
+    refused := 'CB001';
+    return;
   end if;
   insert into chimpbase.run (id, workflow, version, queue, job, input, headers, state, wake_at)
   values (start_run.id, start_run.workflow, run_version, queue, activation, start_run.input, start_run.headers,
@@ -126,7 +126,8 @@ begin
   on conflict on constraint run_id_key do nothing
   returning number into run_number;
   if not found then
-    raise exception using errcode = 'CB003', message = format('a run with id %L exists', start_run.id);
+    refused := 'CB003';
+    return;
   end if;
   if start_run.delay > interval '0' then
     insert into chimpbase.job_later (id, due_at, enqueued_at, queue, payload, headers)
@@ -145,18 +146,29 @@ language plpgsql
 as $$
 declare
   run_id text := coalesce(options ->> 'id', gen_random_uuid()::text);
+  refused text;
 begin
   perform chimpbase.check_options(options, array['id', 'version', 'delay', 'headers']);
-  perform chimpbase.start_run(
+  refused := (chimpbase.start_run(
     workflow, (options ->> 'version')::int, run_id, input::text,
-    make_interval(secs => (options ->> 'delay')::double precision), options ->> 'headers');
+    make_interval(secs => (options ->> 'delay')::double precision), options ->> 'headers')).refused;
+  case refused
+    when 'CB001' then
+      raise exception using errcode = refused,
+        message = format('no workflow named %L%s', workflow, ' in version ' || (options ->> 'version')),
+        hint = 'A workflow exists once a process that declares it has started.';
+    when 'CB003' then
+      raise exception using errcode = refused, message = format('a run with id %L exists', run_id);
+    else null;
+  end case;
   return run_id;
 end
 $$;
 
 -- Store a signal and wake its run; return the queue to wake, or null when the run need not wake or is awake.
 -- The run's row lock orders this against the run's own attempt to suspend: one of the two always sees the other.
-create function chimpbase.send_signal(id text, name text, payload text) returns int
+-- As with `start_run`, what cannot be done is answered in `refused`; `state` is that of a run that has ended.
+create function chimpbase.send_signal(id text, name text, payload text, out queue int, out refused text, out state text)
 language plpgsql
 as $$
 declare
@@ -165,11 +177,13 @@ declare
 begin
   select r.* into run from chimpbase.run r where r.id = send_signal.id for update;
   if not found then
-    raise exception using errcode = 'CB005', message = format('no run with id %L', send_signal.id);
+    refused := 'CB005';
+    return;
   end if;
   if run.finished_at is not null then
-    raise exception using errcode = 'CB004',
-      message = format('run %L has ended as %s and takes no signals', send_signal.id, run.state), detail = run.state;
+    refused := 'CB004';
+    state := run.state;
+    return;
   end if;
   insert into chimpbase.signal (run, name, payload) values (run.number, send_signal.name, send_signal.payload);
   with later as (
@@ -187,7 +201,7 @@ begin
       wake_at = case when moved then null else r.wake_at end,
       woken = not moved
   where r.number = run.number;
-  return case when moved then run.queue end;
+  queue := case when moved then run.queue end;
 end
 $$;
 
@@ -195,9 +209,19 @@ $$;
 create function chimpbase.signal(id text, name text, payload jsonb default 'null', options jsonb default '{}') returns void
 language plpgsql
 as $$
+declare
+  sent record;
 begin
   perform chimpbase.check_options(options, array[]::text[]);
-  perform chimpbase.send_signal(id, name, payload::text);
+  sent := chimpbase.send_signal(id, name, payload::text);
+  case sent.refused
+    when 'CB004' then
+      raise exception using errcode = sent.refused,
+        message = format('run %L has ended as %s and takes no signals', id, sent.state), detail = sent.state;
+    when 'CB005' then
+      raise exception using errcode = sent.refused, message = format('no run with id %L', id);
+    else null;
+  end case;
 end
 $$;
 
