@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+from chimpbase._app.crew import Crew
 from chimpbase._app.registry import Registry
 from chimpbase._app.tokens import Queue
 from chimpbase._app.unit import Frame, Unit
@@ -33,11 +34,12 @@ class Backstage:
         registry: Registry,
         secrets: Mapping[str, str],
         threads: ThreadPoolExecutor,
+        crew: Crew,
         new_id: Callable[[], str],
         new_trace: Callable[[], str],
     ) -> None:
         self.db, self.engine, self.registry, self.secrets = db, engine, registry, secrets
-        self.threads, self.new_id, self.new_trace = threads, new_id, new_trace
+        self.threads, self.crew, self.new_id, self.new_trace = threads, crew, new_id, new_trace
         self._queue_ids: dict[str, QueueId] = {}
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._alone: Coalescer[NewJob, JobId] = Coalescer(self._enqueue_together, max_batch=1000, lanes=2)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from chimpbase._app.ctx import Ctx
-from chimpbase._app.definitions import Definition, source_of
+from chimpbase._app.definitions import Definition, Executor, source_of
 from chimpbase._app.sync import SyncCtx
 from chimpbase._core.durations import seconds
 from chimpbase._core.errors import UsageError
@@ -60,4 +60,11 @@ def slots_of(value: int | None) -> int | None:
         return None
     if isinstance(value, bool) or not 1 <= value <= 10_000:
         raise UsageError(f"concurrency must be a whole number from 1 to 10000, not {value!r}.")
+    return value
+
+
+def executor_of(value: Executor) -> Executor:
+    """Check where a plain function is to run."""
+    if value not in ("thread", "process"):
+        raise UsageError(f"executor must be 'thread' or 'process', not {value!r:.40}.")
     return value

@@ -6,8 +6,16 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar, overload
 
-from chimpbase._app.decorator_arguments import Handler, Keeper, check_payload, payload_type, slots_of, timeout_of
-from chimpbase._app.definitions import Cron, Subscription, Worker, source_of
+from chimpbase._app.decorator_arguments import (
+    Handler,
+    Keeper,
+    check_payload,
+    executor_of,
+    payload_type,
+    slots_of,
+    timeout_of,
+)
+from chimpbase._app.definitions import Cron, Executor, Subscription, Worker, source_of
 from chimpbase._app.tokens import Event, Queue
 from chimpbase._core.cron import Cadence
 from chimpbase._core.errors import UsageError
@@ -30,6 +38,7 @@ class WorkerDecorator(Keeper):
         timeout: timedelta | float | None = ...,
         concurrency: int | None = ...,
         transaction: bool = ...,
+        executor: Executor = ...,
     ) -> Callable[[Handler[T]], Worker[T]]: ...
     @overload
     def worker(
@@ -40,6 +49,7 @@ class WorkerDecorator(Keeper):
         timeout: timedelta | float | None = ...,
         concurrency: int | None = ...,
         transaction: bool = ...,
+        executor: Executor = ...,
     ) -> Callable[[Handler[Any]], Worker[Any]]: ...
     def worker(
         self,
@@ -49,6 +59,7 @@ class WorkerDecorator(Keeper):
         timeout: timedelta | float | None = None,
         concurrency: int | None = None,
         transaction: bool = True,
+        executor: Executor = "thread",
     ) -> Callable[[Handler[Any]], Worker[Any]]:
         """Define the handler of a queue. The payload type is the token's, or for a bare name the handler's annotation.
 
@@ -56,6 +67,11 @@ class WorkerDecorator(Keeper):
         process (default: the setting of that name). With `transaction` (the
         default) the handler's writes and the job's completion commit together, so its effects in the database happen
         exactly once; without it each operation commits by itself and the job runs at least once.
+
+        A plain `def` runs in a thread; with `executor="process"` in a child process, for work that keeps a processor
+        busy. Its ctx is the same there, each verb a round trip over a pipe, and commits with the job as ever. An
+        attempt that takes longer than `timeout` is ended with its child. `concurrency` is then the number of children
+        (default: that of processors).
 
         Example:
             >>> @worker("mail.send", retry=Retry(max_attempts=8))
@@ -76,6 +92,7 @@ class WorkerDecorator(Keeper):
                     timeout=timeout_of(timeout),
                     concurrency=slots_of(concurrency),
                     transaction=transaction,
+                    executor=executor_of(executor),
                 )
             )
 

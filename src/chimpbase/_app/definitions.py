@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
 
 from chimpbase._app.tokens import Event, Queue
 from chimpbase._core.codec import Codec, codec_for
@@ -23,6 +23,10 @@ from chimpbase._core.values import Misfire
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+
+#: Where a plain function runs: in a thread of the process that claimed the job, or in a child process.
+Executor = Literal["thread", "process"]
 
 
 class Caller(Protocol):
@@ -124,7 +128,16 @@ class Worker(Definition, Generic[T]):
     timeout: timedelta | None
     concurrency: int | None
     transaction: bool
+    executor: Executor = "thread"
     kind = "worker"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.executor == "process" and (self.is_async or "<locals>" in self.function.__qualname__):
+            raise UsageError(
+                f"{self.title}: executor='process' takes a plain `def` at the top of a module, which the child process "
+                "imports."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

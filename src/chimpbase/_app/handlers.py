@@ -5,10 +5,12 @@ A handler's own transaction, when it opened one, also carries the completion of 
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from chimpbase._app.backstage import Backstage
+from chimpbase._app.crew import run_in_child
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.definitions import Cron, Definition, Subscription, Worker, Workflow
 from chimpbase._app.invoke import in_thread
@@ -71,6 +73,8 @@ def handling(backstage: Backstage, definition: Queued, queue: QueueId, *, concur
                 slots=definition.concurrency,
                 retry=_ACTIVATION_RETRY,
             )
+    if isinstance(definition, Worker) and definition.executor == "process":
+        concurrency = os.cpu_count() or 1
     slots = concurrency if isinstance(definition, Cron) else definition.concurrency or concurrency
     return Handling(
         queue=queue,
@@ -89,6 +93,7 @@ def _handler(
     title, name, cause = definition.title, definition.name, f"{definition.kind}:{definition.name}"
     db, function, new_trace = backstage.db, definition.function, backstage.new_trace
     is_async = definition.is_async
+    child = cast("Worker[Any]", definition) if getattr(definition, "executor", "") == "process" else None
 
     async def run(attempt: Attempt) -> Outcome:
         payload = codec.decode(attempt.job.payload, subject=subject)
@@ -105,6 +110,8 @@ def _handler(
         try:
             if is_async:
                 returned = await function(ctx, payload)
+            elif child is not None:
+                returned = await run_in_child(backstage.crew, backstage, child, ctx, attempt.job.payload)
             else:
                 returned = await in_thread(backstage, function, ctx, (payload,), {})
             outcome: Outcome = returned if isinstance(returned, Snooze | Cancel | DeadLetter) else None

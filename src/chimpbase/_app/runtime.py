@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from chimpbase._app.backstage import Backstage
 from chimpbase._app.config import read_secrets, read_settings
+from chimpbase._app.crew import Crew
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.declare import declare
 from chimpbase._app.definitions import Action
@@ -292,12 +293,15 @@ class Runtime:
     def _build_backstage(self, db: Db, engine: Engine) -> Backstage:
         threads = ThreadPoolExecutor(max_workers=self.settings.threads, thread_name_prefix="chimpbase")
         self._rooms.callback(threads.shutdown, wait=False, cancel_futures=True)
+        crew = Crew()
+        self._rooms.push_async_callback(asyncio.to_thread, crew.stop)
         return Backstage(
             db=db,
             engine=engine,
             registry=self.app.registry,
             secrets=read_secrets(self.settings, environ=os.environ, project=self.project),
             threads=threads,
+            crew=crew,
             new_id=lambda: str(uuid.uuid4()),
             new_trace=lambda: secrets.token_hex(16),
         )

@@ -44,7 +44,11 @@ from difflib import get_close_matches
 
 
 class ChimpbaseError(Exception):
-    """The root of every error this package raises on purpose."""
+    """The root of every error this package raises on purpose. Each can be pickled, and so leave its process."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # by what it holds: what its `__init__` takes is something else
+        return _rebuild, (type(self), self.args), self.__dict__
 
 
 class UsageError(ChimpbaseError):
@@ -257,3 +261,7 @@ class NondeterministicWorkflow(AttemptError):
     def __init__(self, message: str, *, expected: str | None = None, found: str | None = None) -> None:
         self.expected, self.found = expected, found
         super().__init__(message)
+
+
+def _rebuild(error: type[ChimpbaseError], args: tuple[object, ...]) -> ChimpbaseError:
+    return error.__new__(error, *args)

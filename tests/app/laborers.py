@@ -1,0 +1,58 @@
+"""Workers for child processes: at the top of a module, for the child imports it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from chimpbase import Cancel, Queue, Retry, SyncCtx, worker
+from chimpbase.errors import NotFound
+
+
+@dataclass
+class Labour:
+    kind: str
+    n: int = 0
+    path: str = ""
+
+
+labours = Queue("labours", Labour)
+followed = Queue("followed", Labour)
+
+
+@worker(labours, executor="process", concurrency=2, timeout=5, retry=Retry(max_attempts=1))
+def labour(ctx: SyncCtx, work: Labour) -> Cancel | None:
+    match work.kind:
+        case "write":
+            ctx.db.execute("insert into ledger values ('child', $1)", f"{work.n} {os.getppid()}")
+            ctx.queue.enqueue(followed, Labour("follow", work.n))
+            ctx.kv.set(f"attempt {work.n}", ctx.job.attempt)
+            ctx.log.info("wrote %d", work.n)
+        case "fail":
+            ctx.db.execute("insert into ledger values ('child', 'failed')")
+            raise NotFound("number", work.n)
+        case "missing":
+            ctx.queue.enqueue("no such queue", 1)
+        case "die":
+            ctx.db.execute("insert into ledger values ('child', 'died')")
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            raise SystemExit(3)
+        case "hang":
+            Path(work.path).write_text(str(os.getpid()))
+            while True:
+                pass
+        case "cancel":
+            return Cancel("not wanted")
+        case "on_commit":
+            ctx.on_commit(lambda: None)
+        case _:
+            raise AssertionError(work.kind)
+    return None
+
+
+@worker(followed)
+def follow(ctx: SyncCtx, work: Labour) -> None:
+    ctx.db.execute("insert into ledger values ('parent', $1)", f"{work.n} {os.getpid()}")
