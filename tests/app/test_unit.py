@@ -84,6 +84,57 @@ async def test_a_cancelled_action_leaves_nothing(start: Start, outside: asyncpg.
         assert await notes(outside) == ["b"]
 
 
+async def test_what_follows_a_commit_follows_it_also_when_the_caller_is_cancelled_meanwhile(
+    start: Start, outside: asyncpg.Connection
+) -> None:
+    app = shop()
+    followed: list[str] = []
+    calls: list[asyncio.Task[Any]] = []
+
+    @app.action
+    async def write(ctx: Ctx, note: str) -> None:
+        await ctx.db.execute("insert into ledger values ('write', $1)", note)
+        ctx.on_commit(lambda: followed.append(note))
+
+    def cancel(sql: str) -> None:
+        if sql == "commit" and calls:
+            calls.pop().cancel()
+
+    async with start(app, workers=False) as runtime:
+        listen_to_handlers(runtime, Ear(before=cancel))
+        call = asyncio.create_task(app.call(write, "a"))
+        calls.append(call)
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert await notes(outside) == ["a"]
+        assert followed == ["a"]
+
+
+async def test_nothing_follows_a_commit_that_was_lost_and_cancelled(start: Start, outside: asyncpg.Connection) -> None:
+    app = shop()
+    followed: list[str] = []
+    calls: list[asyncio.Task[Any]] = []
+
+    @app.action
+    async def write(ctx: Ctx, note: str) -> None:
+        await ctx.db.execute("insert into ledger values ('write', $1)", note)
+        ctx.on_commit(lambda: followed.append(note))
+
+    def cancel_and_lose(sql: str) -> None:
+        if sql == "commit" and calls:
+            calls.pop().cancel()
+            raise ConnectionResetError
+
+    async with start(app, workers=False) as runtime:
+        listen_to_handlers(runtime, Ear(before=cancel_and_lose))
+        call = asyncio.create_task(app.call(write, "a"))
+        calls.append(call)
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert await notes(outside) == []
+        assert followed == []
+
+
 async def test_a_handler_that_touches_no_database_opens_no_transaction(
     start: Start, outside: asyncpg.Connection
 ) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from datetime import timedelta
+from pathlib import Path
 from time import monotonic
 
 import asyncpg
 import pytest
 
+import chimpbase
 from chimpbase import App, Ctx, Queue
 from tests.running import Start, history, is_idle, notes, the_row
 from tests.waiting import until
@@ -124,3 +128,42 @@ async def test_an_app_can_run_again_after_it_stopped(start: Start, outside: asyn
 
 async def more(outside: asyncpg.Connection, before: int) -> bool:
     return len(await notes(outside)) > before
+
+
+async def test_a_plain_handler_that_hangs_does_not_keep_the_program_from_its_end(dsn: str, tmp_path: Path) -> None:
+    program = tmp_path / "hang.py"
+    program.write_text("""
+import asyncio, sys, threading
+from chimpbase import App, SyncCtx
+
+app, begun = App("hang"), threading.Event()
+
+@app.worker("hang")
+def hang(ctx: SyncCtx, n: int) -> None:
+    begun.set()
+    threading.Event().wait()
+
+async def main() -> None:
+    async with app.running(database_url=sys.argv[1], grace=0.2) as runtime:
+        async with app.transaction() as ctx:
+            await ctx.queue.enqueue("hang", 1)
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
+
+asyncio.run(main())
+print("ended")
+""")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(program),
+        dsn,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(chimpbase.__file__).parents[1])},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        said, _ = await asyncio.wait_for(process.communicate(), 15)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert (process.returncode, said) == (0, b"ended\n")

@@ -151,3 +151,17 @@ async def held_by(outside: asyncpg.Connection, pid: int, jobs: int) -> bool:
 
 async def has_notes(outside: asyncpg.Connection, n: int) -> bool:
     return len(await notes(outside)) >= n
+
+
+async def test_the_jobs_of_a_process_whose_row_was_deleted_are_rescued(
+    fleet: Fleet, outside: asyncpg.Connection
+) -> None:
+    victim = await fleet.start(host="another machine")
+    job = await enqueue(outside, "first_time_held", "a")
+    await until(lambda: held_by(outside, victim.pid, 1))
+    await victim.kill()
+    await outside.execute("delete from chimpbase.process where pid = $1", victim.pid)
+    await fleet.start()
+    await until(lambda: has_notes(outside, 1))
+    row = await the_row(outside, "select attempt, crashes from chimpbase.job_done where id = $1", job)
+    assert tuple(row) == (2, 1)

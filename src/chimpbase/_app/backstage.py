@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -33,7 +33,7 @@ class Backstage:
         engine: Engine,
         registry: Registry,
         secrets: Mapping[str, str],
-        threads: ThreadPoolExecutor,
+        threads: Executor,
         crew: Crew,
         new_id: Callable[[], str],
         new_trace: Callable[[], str],

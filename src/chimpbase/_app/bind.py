@@ -11,7 +11,7 @@ import os
 import secrets
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -81,7 +81,7 @@ class BoundSyncCtx(SyncCtx):
 class BoundStage:
     """What a bound ctx is made of beside its connection: the app's registry, and the app itself while it runs."""
 
-    threads: ThreadPoolExecutor | None = None
+    threads: Executor | None = None
 
     def __init__(self, registry: Registry, running: Callable[[], Runtime | None], *, is_sync: bool) -> None:
         self.registry, self._running, self.is_sync = registry, running, is_sync

@@ -13,7 +13,6 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -33,6 +32,7 @@ from chimpbase._app.invoke import invoke
 from chimpbase._app.origin import Origin
 from chimpbase._app.registry import Registry
 from chimpbase._app.schema import bring_up_to_date
+from chimpbase._app.threads import Threads
 from chimpbase._app.unit import Unit
 from chimpbase._core.settings import Settings
 from chimpbase._core.values import QueueId
@@ -291,8 +291,8 @@ class Runtime:
         )
 
     def _build_backstage(self, db: Db, engine: Engine) -> Backstage:
-        threads = ThreadPoolExecutor(max_workers=self.settings.threads, thread_name_prefix="chimpbase")
-        self._rooms.callback(threads.shutdown, wait=False, cancel_futures=True)
+        threads = Threads(self.settings.threads, name="chimpbase")
+        self._rooms.callback(threads.shutdown)
         crew = Crew()
         self._rooms.push_async_callback(asyncio.to_thread, crew.stop)
         return Backstage(

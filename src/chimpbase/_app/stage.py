@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Protocol
 
@@ -38,7 +38,7 @@ class Stage(Protocol):
     @property
     def engine(self) -> Wakes: ...
     @property
-    def threads(self) -> ThreadPoolExecutor | None: ...
+    def threads(self) -> Executor | None: ...
     @property
     def is_sync(self) -> bool: ...
     @property

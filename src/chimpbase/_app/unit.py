@@ -113,7 +113,7 @@ class Unit:
                 f"{self.title} returned while an action or statement that it began still runs, of which a commit would "
                 "keep half. Await it first."
             )
-        connection = self._connection
+        connection, cancelled = self._connection, None
         self._watch_idle(None)
         if connection is None:
             self._ended = True
@@ -128,7 +128,7 @@ class Unit:
                 if before is not None:
                     await before(connection)
                 self._ended = True
-                await connection.commit()
+                cancelled = await _commit(connection)
                 self.committed = True
             except BaseException:
                 await self.rollback()
@@ -136,6 +136,8 @@ class Unit:
             self._connection = None
             await self._db.give_back(connection)
         await self._after(self.root.after_commit)
+        if cancelled is not None:
+            raise cancelled
 
     async def rollback(self) -> None:
         """Take everything back. Safe at any time, and more than once."""
@@ -187,6 +189,18 @@ class Unit:
             self.title,
             _IDLE_WARNING_S,
         )
+
+
+async def _commit(connection: Connection) -> asyncio.CancelledError | None:
+    """Commit; the cancellation that came meanwhile, to be raised once all that follows a commit has been done."""
+    try:
+        await connection.commit()
+    except asyncio.CancelledError as error:
+        # it comes after the end of COMMIT, and carries what went wrong with it as its cause
+        if error.__cause__ is not None or connection.is_closed or connection.in_transaction:
+            raise
+        return error
+    return None
 
 
 class Frame:

@@ -56,6 +56,9 @@ class Executor:
             outcome = await (handling.run(attempt) if handling.timeout is None else _in_time(handling, attempt))
         except asyncio.CancelledError as error:
             if asyncio.current_task() not in told_to_end:
+                if attempt.settled:  # it came while the handler's COMMIT was under way
+                    self._succeeded(handling, attempt, None, started_s)
+                    return
                 self._failed(handling, attempt, _contained(error))
                 return
             self._interrupted(handling, attempt)

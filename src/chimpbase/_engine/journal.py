@@ -189,7 +189,7 @@ class Journal:
             except (LeaseLost, Unreachable, OutcomeUnknown) as error:
                 # not the step's failure: whether it counts is in the journal, for the next activation to read
                 return await self._lose(error)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # out of a branch's task an exit would end the whole program
                 if attempt < retry.max_attempts and retry.retries(error):
                     await self._pause(retry.delay(attempt, random=self._random).total_seconds())
                     continue

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from time import perf_counter
 
 from chimpbase._core.values import ProcessId, QueueId
 from chimpbase._engine.failures import error_record
 from chimpbase._engine.service import Service
+from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
 from chimpbase._store import jobs, kv, outlook, partitions, processes, schedules
 
 _BATCH = 1000
+_ORPHANS_S = 60.0
 
 
 class Lookout(Service):
@@ -84,18 +87,32 @@ class Rescuer(Service):
         super().__init__(random=random)
         self._db, self._process, self._on_ready = db, process, on_ready
         self._is_gone, self._every_s = is_gone, every_s
+        self._orphans_at_s = 0.0
 
     async def tick(self) -> float | None:
         async with self._db.acquire() as connection:
             live = await processes.list_live(connection)
             gone = [one.id for one in live if one.id != self._process() and self._is_gone(one.host, one.pid)]
             dead = await processes.expire(connection, gone=gone)
-        if not dead:
+            orphaned = await self._orphaned(connection)
+        if not dead and not orphaned:
             return self._every_s
         for process in dead:
             if process.fresh:
                 self._log.warning("process %s (pid %s on %s) is dead", process.id, process.pid, process.host)
-        return self._every_s if await self._rescue([process.id for process in dead]) else 0.25
+        if orphaned:
+            self._log.warning("processes %s hold jobs and have no row: somebody deleted it", orphaned)
+        return self._every_s if await self._rescue([*(process.id for process in dead), *orphaned]) else 0.25
+
+    async def _orphaned(self, connection: Connection) -> list[ProcessId]:
+        """Processes that were deleted by hand. Looked for now and then only: it reads the whole table of jobs."""
+        began_s = perf_counter()
+        if began_s < self._orphans_at_s:
+            return []
+        orphaned = await jobs.list_orphaned(connection)
+        ended_s = perf_counter()
+        self._orphans_at_s = ended_s + max(_ORPHANS_S, 1000 * (ended_s - began_s))
+        return orphaned
 
     async def _rescue(self, dead: list[ProcessId]) -> bool:
         """Whether nothing is left to take from them."""

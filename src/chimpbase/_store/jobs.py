@@ -204,6 +204,11 @@ async def held_jobs(connection: Connection, *, processes: Iterable[ProcessId]) -
     return await connection.fetch_value(*_SQL.held_jobs.bind(processes=list(processes)))
 
 
+async def list_orphaned(connection: Connection) -> list[ProcessId]:
+    """Processes that hold jobs and have no row. Reads the whole table of jobs: for now and then only."""
+    return [ProcessId(row[0]) for row in await connection.fetch(*_SQL.list_orphaned.bind())]
+
+
 async def count_by_queue(connection: Connection) -> list[QueueCount]:
     """The number of jobs in each state, for every queue. Reads whole tables: for people, not for loops."""
     rows = await connection.fetch(*_SQL.count_by_queue.bind())

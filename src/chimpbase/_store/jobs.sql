@@ -318,6 +318,13 @@ select id, queue, true from gone;
 -- How many jobs these processes hold.
 select count(*) from chimpbase.job where process = any (:processes::bigint[]);
 
+-- name: list_orphaned
+-- Processes that hold jobs and have no row, which only a deletion by hand leaves behind. Reads the whole table.
+select distinct job.process
+from chimpbase.job
+where job.process is not null
+  and not exists (select 1 from chimpbase.process where process.id = job.process);
+
 -- name: count_by_queue
 -- For each queue: ready, running, later and dead jobs.
 select queue.name, queue.kind,

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from chimpbase import errors
 from chimpbase._app.definitions import Action
 from chimpbase.http.answers import Refusal
 from chimpbase.http.arguments import Arguments, Call
@@ -65,7 +66,10 @@ class Resource:
         else:
             args, kwargs = await self._read(deed, scope, receive)
             trace = state_of(scope)["trace_id"]
-            text = await self._runtime.call_traced(trace, deed.sending, (args, kwargs), {})
+            try:
+                text = await self._runtime.call_traced(trace, deed.sending, (args, kwargs), {})
+            except SystemExit as error:  # one request must not end the server
+                raise errors.AttemptError(f"SystemExit came out of {deed.route.title}") from error
             response = _response(text, deed.route.status)
         await response(scope, receive, send)
 
