@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from chimpbase import errors
+from chimpbase import Ctx, action, errors
 from chimpbase.http import HttpError, route, runtime_of
 from tests.http.serving import CANARY, Serve, error_of, fail, shop
 from tests.running import notes
@@ -66,6 +66,21 @@ async def test_an_internal_error_names_its_trace_and_the_log_has_the_rest(
     assert CANARY in str(record.exc_info[1])
     assert error_of(response)["trace"] == response.headers["x-trace-id"] == record.data["trace"]  # type: ignore[attr-defined]
     assert not [one for one in caplog.records if one.name.startswith("uvicorn")]
+
+
+async def test_an_exit_in_an_action_is_an_internal_error_and_the_server_goes_on(
+    serve: Serve, outside: asyncpg.Connection
+) -> None:
+    @action
+    async def leave(ctx: Ctx) -> None:
+        await ctx.db.execute("insert into ledger values ('leave', 'never')")
+        raise SystemExit(3)
+
+    async with serve(shop(leave, route.post("/leave", leave))) as served:
+        for _ in range(2):
+            response = await served.client.post("/leave")
+            assert (response.status_code, error_of(response)["type"]) == (500, "InternalError")
+        assert await notes(outside) == []
 
 
 async def test_an_action_answers_with_a_status_of_its_own(serve: Serve) -> None:

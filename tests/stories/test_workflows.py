@@ -221,16 +221,6 @@ async def failing(ctx: Ctx) -> None:
     raise ValueError("in the step")
 
 
-async def exit_in_branches(wf: Wf) -> None:
-    await asyncio.gather(exiting(wf), exiting(wf))
-
-
-@step(retry=Retry(max_attempts=1))
-async def exiting(ctx: Ctx) -> None:
-    await ctx.db.execute("insert into ledger values ('step', 'never')")
-    raise SystemExit(3)
-
-
 @step(retry=Retry(max_attempts=1))
 async def bad_sql(ctx: Ctx) -> None:
     await ctx.db.execute("select 1 / 0")
@@ -251,7 +241,6 @@ async def nan(ctx: Ctx) -> float:
         (answer_with_nan, "is nan"),
         (step_answers_with_nan, "is nan"),
         (exit_program, "SystemExit"),
-        (exit_in_branches, "SystemExit"),
     ],
 )
 async def test_a_failure_is_recorded_and_nothing_keeps_running(
