@@ -72,3 +72,33 @@ async def test_more_jobs_than_slots_drain_without_the_poll(start: Start) -> None
         await app.ctx.queue.enqueue_many(numbers, range(3000))
         await until(lambda: len(seen) == 3000)
     assert sorted(seen) == list(range(3000))
+
+
+async def test_a_key_is_stored_with_its_job(start: Start, outside: asyncpg.Connection) -> None:
+    app, _ = counting("keys")
+    async with start(app, workers=False):
+        id = await app.ctx.queue.enqueue(numbers, 1, key="acme")
+        late = await app.ctx.queue.enqueue(numbers, 2, key="acme", delay=60)
+        (raw,) = await outside.fetchrow("""select chimpbase.enqueue('numbers', '3', '{"key": "acme"}')""") or [None]
+        for key in ("", "x" * 513, "a\0b", "\ud800", 7):
+            with pytest.raises(PayloadError):
+                await app.ctx.queue.enqueue(numbers, 4, key=key)  # type: ignore[arg-type]
+        with pytest.raises(asyncpg.PostgresError, match="key must be"):
+            await outside.execute("""select chimpbase.enqueue('numbers', '3', '{"key": ""}')""")
+    assert await outside.fetch("select id, key from chimpbase.job order by id") == [(id, "acme"), (raw, "acme")]
+    assert await outside.fetch("select id, key from chimpbase.job_later") == [(late, "acme")]
+
+
+async def test_jobs_of_a_queue_with_a_gate_wait_behind_it(start: Start, outside: asyncpg.Connection) -> None:
+    app, _ = counting("gated")
+    async with start(app, workers=False):
+        await outside.execute(
+            "insert into chimpbase.gate (queue) select id from chimpbase.queue where name = 'numbers'"
+        )
+        ids = await app.ctx.queue.enqueue_many(numbers, range(3), key="acme", priority=2)
+        ids.append(await app.ctx.queue.enqueue(numbers, 3))
+        await app.ctx.queue.enqueue(numbers, 4, delay=60)
+    assert await outside.fetchval("select count(*) from chimpbase.job") == 0
+    waiting = await outside.fetch("select id, key, priority, payload from chimpbase.job_wait order by id")
+    assert waiting == [(id, "acme" if n < 3 else "", 2 if n < 3 else 0, str(n)) for n, id in enumerate(ids)]
+    assert sorted(row[0] for row in await outside.fetch("select key from chimpbase.key_news")) == ["", "acme"]

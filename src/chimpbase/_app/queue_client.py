@@ -12,6 +12,7 @@ from chimpbase._app.unit import Frame
 from chimpbase._app.waiter import Waiter
 from chimpbase._core.durations import seconds
 from chimpbase._core.errors import PayloadError, UsageError
+from chimpbase._core.names import check_key
 from chimpbase._core.values import JobId, NewJob
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class QueueClient:
         delay: timedelta | float | None = None,
         priority: int = 0,
         max_attempts: int | None = None,
+        key: str | None = None,
     ) -> JobId: ...
     @overload
     async def enqueue(
@@ -47,6 +49,7 @@ class QueueClient:
         delay: timedelta | float | None = None,
         priority: int = 0,
         max_attempts: int | None = None,
+        key: str | None = None,
     ) -> JobId: ...
     async def enqueue(
         self,
@@ -56,17 +59,18 @@ class QueueClient:
         delay: timedelta | float | None = None,
         priority: int = 0,
         max_attempts: int | None = None,
+        key: str | None = None,
     ) -> JobId:
         """Enqueue a job: it exists if and only if this transaction commits. Its id.
 
         `delay` is in seconds if a number; `priority` runs from -100 (first) to 100 (last); `max_attempts` overrides
-        the worker's.
+        the worker's. `key`, a tenant or an account for example, is what the limits and the order of a queue go by.
 
         Raises:
             NotRegistered: no queue of that name.
             PayloadError: the payload does not fit the queue's type, or cannot be stored. No SQL was sent.
         """
-        (id,) = await self._enqueue(queue, [payload], delay, priority, max_attempts)
+        (id,) = await self._enqueue(queue, [payload], delay, priority, max_attempts, key)
         return id
 
     @overload
@@ -78,6 +82,7 @@ class QueueClient:
         delay: timedelta | float | None = None,
         priority: int = 0,
         max_attempts: int | None = None,
+        key: str | None = None,
     ) -> list[JobId]: ...
     @overload
     async def enqueue_many(
@@ -88,6 +93,7 @@ class QueueClient:
         delay: timedelta | float | None = None,
         priority: int = 0,
         max_attempts: int | None = None,
+        key: str | None = None,
     ) -> list[JobId]: ...
     async def enqueue_many(
         self,
@@ -97,6 +103,7 @@ class QueueClient:
         delay: timedelta | float | None = None,
         priority: int = 0,
         max_attempts: int | None = None,
+        key: str | None = None,
     ) -> list[JobId]:
         """Enqueue many jobs at once, all or none of them; their ids, in order. The options are those of `enqueue`.
 
@@ -104,7 +111,7 @@ class QueueClient:
             NotRegistered: no queue of that name.
             PayloadError: a payload does not fit; the reason names its place. No SQL was sent.
         """
-        return await self._enqueue(queue, payloads, delay, priority, max_attempts)
+        return await self._enqueue(queue, payloads, delay, priority, max_attempts, key)
 
     async def _enqueue(
         self,
@@ -113,17 +120,27 @@ class QueueClient:
         delay: timedelta | float | None,
         priority: int,
         max_attempts: int | None,
+        key: str | None,
     ) -> list[JobId]:
         token = self._backstage.registry.queue(queue)
         delay_s = None if delay is None else seconds(delay, subject="delay").total_seconds()
         priority = _whole(priority, "priority", -100, 100)
         limit = None if max_attempts is None else _whole(max_attempts, "max_attempts", 1, 1000)
+        key = None if key is None else check_key("key", key)
         texts = list(_encoded(token, payloads, named=isinstance(queue, str)))
         if not texts:
             return []
         id, headers = await self._backstage.queue_id(token, self._frame), self._origin.headers()
         new = [
-            NewJob(queue=id, payload=text, delay_s=delay_s, priority=priority, max_attempts=limit, headers=headers)
+            NewJob(
+                queue=id,
+                payload=text,
+                delay_s=delay_s,
+                priority=priority,
+                max_attempts=limit,
+                headers=headers,
+                key=key,
+            )
             for text in texts
         ]
         ids = await self._backstage.enqueue(self._frame, new)
@@ -148,6 +165,7 @@ class SyncQueue:
         delay: timedelta | float | None = None,
         priority: int = 0,
         max_attempts: int | None = None,
+        key: str | None = None,
     ) -> JobId: ...
     @overload
     def enqueue(
@@ -158,6 +176,7 @@ class SyncQueue:
         delay: timedelta | float | None = None,
         priority: int = 0,
         max_attempts: int | None = None,
+        key: str | None = None,
     ) -> JobId: ...
     def enqueue(self, queue: Any, payload: Any = None, **options: Any) -> JobId:
         return self._wait(self._client().enqueue(queue, payload, **options))

@@ -40,6 +40,7 @@ class NewJob:
     priority: int = 0
     max_attempts: int | None = None
     headers: str | None = None
+    key: str | None = None
 
 
 class ClaimedJob(msgspec.Struct, frozen=True, gc=False):

@@ -12,6 +12,21 @@ create table chimpbase.event (
 );
 CREATE INDEX event_published ON chimpbase.event USING btree (published_at);
 
+create table chimpbase.gate (
+  queue integer not null,
+  settled boolean not null default false,
+  tokens double precision,
+  refilled_at timestamp with time zone not null default chimpbase.clock(),
+  declared jsonb not null default '{}'::jsonb,
+  override jsonb not null default '{}'::jsonb,
+  constraint gate_pkey PRIMARY KEY (queue),
+  constraint gate_queue_fkey FOREIGN KEY (queue) REFERENCES chimpbase.queue(id)
+) with (
+  fillfactor=50,
+  autovacuum_vacuum_scale_factor=0,
+  autovacuum_vacuum_threshold=200
+);
+
 create table chimpbase.job (
   id bigint not null default nextval('chimpbase.job_id'::regclass),
   sort bigint not null,
@@ -83,6 +98,23 @@ CREATE INDEX job_done_id ON ONLY chimpbase.job_done USING btree (id);
 
 create table chimpbase.job_done_default partition of chimpbase.job_done default;
 
+create table chimpbase.job_key (
+  queue integer not null,
+  key text not null,
+  open_at timestamp with time zone,
+  is_full boolean not null default false,
+  tokens double precision,
+  refilled_at timestamp with time zone not null,
+  constraint job_key_pkey PRIMARY KEY (queue, key)
+) with (
+  fillfactor=70,
+  autovacuum_vacuum_scale_factor=0,
+  autovacuum_vacuum_threshold=5000,
+  autovacuum_vacuum_cost_delay=0
+);
+CREATE INDEX job_key_full ON chimpbase.job_key USING btree (queue) WHERE is_full;
+CREATE INDEX job_key_open ON chimpbase.job_key USING btree (queue, open_at) WHERE (open_at IS NOT NULL);
+
 create table chimpbase.job_later (
   id bigint not null,
   due_at timestamp with time zone not null,
@@ -107,6 +139,46 @@ create table chimpbase.job_later (
   autovacuum_vacuum_cost_delay=0
 );
 CREATE INDEX job_later_due ON chimpbase.job_later USING btree (due_at);
+CREATE INDEX job_later_key ON chimpbase.job_later USING btree (queue, key) WHERE ((key IS NOT NULL) AND ((attempt > uncharged) OR (errors IS NOT NULL)));
+
+create table chimpbase.job_wait (
+  id bigint not null,
+  enqueued_at timestamp with time zone not null,
+  queue integer not null,
+  attempt integer not null default 0,
+  uncharged integer not null default 0,
+  max_attempts integer,
+  priority smallint not null default 0,
+  crashes smallint not null default 0,
+  key text not null default ''::text,
+  terms text,
+  payload text not null,
+  headers text,
+  errors jsonb,
+  constraint job_wait_pkey PRIMARY KEY (id)
+) with (
+  autovacuum_vacuum_scale_factor=0,
+  autovacuum_vacuum_threshold=20000,
+  autovacuum_vacuum_insert_scale_factor=0,
+  autovacuum_vacuum_insert_threshold=100000,
+  autovacuum_analyze_scale_factor=0,
+  autovacuum_analyze_threshold=50000,
+  autovacuum_vacuum_cost_delay=0
+);
+CREATE INDEX job_wait_key ON chimpbase.job_wait USING btree (queue, key, priority, id);
+CREATE INDEX job_wait_line ON chimpbase.job_wait USING btree (queue, priority, id);
+
+create table chimpbase.key_news (
+  queue integer not null,
+  key text not null
+) with (
+  autovacuum_vacuum_scale_factor=0,
+  autovacuum_vacuum_threshold=5000,
+  autovacuum_vacuum_insert_scale_factor=0,
+  autovacuum_vacuum_insert_threshold=100000,
+  autovacuum_vacuum_cost_delay=0
+);
+CREATE INDEX key_news_queue ON chimpbase.key_news USING btree (queue);
 
 create table chimpbase.kv (
   namespace text not null default ''::text,
@@ -326,7 +398,10 @@ AS $function$
 declare
   queue_id int;
 begin
-  perform chimpbase.check_options(options, array['delay', 'priority', 'max_attempts', 'headers']);
+  perform chimpbase.check_options(options, array['delay', 'priority', 'max_attempts', 'key', 'headers']);
+  if octet_length(options ->> 'key') not between 1 and 512 then
+    raise exception using errcode = 'CB002', message = 'key must be text of 1 to 512 bytes';
+  end if;
   select q.id into queue_id from chimpbase.queue q where q.name = enqueue.queue and q.kind = 'job';
   if not found then
     raise exception using errcode = 'CB001', message = format('no queue named %L', enqueue.queue),
@@ -334,30 +409,49 @@ begin
   end if;
   return (chimpbase.enqueue_jobs(
     array[queue_id], array[payload::text], array[make_interval(secs => (options ->> 'delay')::double precision)],
-    array[(options ->> 'priority')::smallint], array[(options ->> 'max_attempts')::int], array[options ->> 'headers']
+    array[(options ->> 'priority')::smallint], array[(options ->> 'max_attempts')::int], array[options ->> 'headers'],
+    array[options ->> 'key']
   ))[1];
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION chimpbase.enqueue_jobs(queues integer[], payloads text[], delays interval[], priorities smallint[], max_attempts integer[], headers text[])
+CREATE OR REPLACE FUNCTION chimpbase.enqueue_jobs(queues integer[], payloads text[], delays interval[], priorities smallint[], max_attempts integer[], headers text[], keys text[] DEFAULT '{}'::text[])
  RETURNS bigint[]
  LANGUAGE plpgsql
 AS $function$
 declare
   ids bigint[];
+  gated int[];
 begin
   select array_agg(nextval('chimpbase.job_id') order by n) into ids from generate_series(1, cardinality(queues)) n;
-  insert into chimpbase.job (id, sort, queue, payload, priority, max_attempts, headers)
-  select new.id, new.id, new.queue, new.payload, coalesce(new.priority, 0::smallint), new.max_attempts, new.headers
-  from unnest(ids, queues, payloads, delays, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers)
-    as new (id, queue, payload, delay, priority, max_attempts, headers)
-  where new.delay is null or new.delay <= interval '0';
-  insert into chimpbase.job_later (id, due_at, enqueued_at, queue, payload, priority, max_attempts, headers)
-  select new.id, chimpbase.clock() + new.delay, chimpbase.clock(), new.queue, new.payload,
+  select array_agg(gate.queue) into gated from chimpbase.gate where gate.queue = any (queues);
+  insert into chimpbase.job (id, sort, queue, key, payload, priority, max_attempts, headers)
+  select new.id, new.id, new.queue, new.key, new.payload, coalesce(new.priority, 0::smallint), new.max_attempts,
+    new.headers
+  from unnest(ids, queues, payloads, delays, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers, keys)
+    as new (id, queue, payload, delay, priority, max_attempts, headers, key)
+  where (new.delay is null or new.delay <= interval '0')
+    and (gated is null or new.queue <> all (gated));
+  insert into chimpbase.job_later (id, due_at, enqueued_at, queue, key, payload, priority, max_attempts, headers)
+  select new.id, chimpbase.clock() + new.delay, chimpbase.clock(), new.queue, new.key, new.payload,
     coalesce(new.priority, 0::smallint), new.max_attempts, new.headers
-  from unnest(ids, queues, payloads, delays, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers)
-    as new (id, queue, payload, delay, priority, max_attempts, headers)
+  from unnest(ids, queues, payloads, delays, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers, keys)
+    as new (id, queue, payload, delay, priority, max_attempts, headers, key)
   where new.delay > interval '0';
+  if gated is null then
+    return ids;
+  end if;
+  with waiting as (
+    insert into chimpbase.job_wait (id, enqueued_at, queue, key, payload, priority, max_attempts, headers)
+    select new.id, chimpbase.clock(), new.queue, coalesce(new.key, ''), new.payload,
+      coalesce(new.priority, 0::smallint), new.max_attempts, new.headers
+    from unnest(ids, queues, payloads, delays, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers, keys)
+      as new (id, queue, payload, delay, priority, max_attempts, headers, key)
+    where (new.delay is null or new.delay <= interval '0')
+      and new.queue = any (gated)
+    returning queue, key
+  )
+  insert into chimpbase.key_news (queue, key) select distinct waiting.queue, waiting.key from waiting;
   return ids;
 end
 $function$;

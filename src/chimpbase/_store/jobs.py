@@ -97,6 +97,7 @@ async def enqueue(connection: Queryable, jobs: Sequence[NewJob]) -> list[JobId]:
             priorities=[job.priority for job in jobs],
             max_attempts=[job.max_attempts for job in jobs],
             headers=[job.headers for job in jobs],
+            keys=[job.key for job in jobs],
         )
     )
     return list(ids or ())

@@ -8,7 +8,8 @@
 -- name: enqueue
 -- Store jobs; one id each, in order.
 select chimpbase.enqueue_jobs(
-  :queues::int[], :payloads::text[], :delays::interval[], :priorities::smallint[], :max_attempts::int[], :headers::text[]
+  :queues::int[], :payloads::text[], :delays::interval[], :priorities::smallint[], :max_attempts::int[], :headers::text[],
+  :keys::text[]
 );
 
 -- name: claim

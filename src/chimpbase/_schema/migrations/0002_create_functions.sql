@@ -3,27 +3,47 @@
 --   CB001  no such queue or workflow     CB002  a bad option      CB003  a run with that id exists
 --   CB004  the run has ended             CB005  no such run
 
--- Store jobs and return their ids in the order given. A null or non-positive delay makes a job ready at once.
+-- Store jobs and return their ids in the order given. A null or non-positive delay makes a job ready at once. A ready job
+-- of a queue with a gate waits behind it: in job_wait, with a note in key_news for whoever admits next.
 create function chimpbase.enqueue_jobs(
-  queues int[], payloads text[], delays interval[], priorities smallint[], max_attempts int[], headers text[]
+  queues int[], payloads text[], delays interval[], priorities smallint[], max_attempts int[], headers text[],
+  keys text[] default '{}'
 ) returns bigint[]
 language plpgsql
 as $$
 declare
   ids bigint[];
+  gated int[];
 begin
   select array_agg(nextval('chimpbase.job_id') order by n) into ids from generate_series(1, cardinality(queues)) n;
-  insert into chimpbase.job (id, sort, queue, payload, priority, max_attempts, headers)
-  select new.id, new.id, new.queue, new.payload, coalesce(new.priority, 0::smallint), new.max_attempts, new.headers
-  from unnest(ids, queues, payloads, delays, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers)
-    as new (id, queue, payload, delay, priority, max_attempts, headers)
-  where new.delay is null or new.delay <= interval '0';
-  insert into chimpbase.job_later (id, due_at, enqueued_at, queue, payload, priority, max_attempts, headers)
-  select new.id, chimpbase.clock() + new.delay, chimpbase.clock(), new.queue, new.payload,
+  select array_agg(gate.queue) into gated from chimpbase.gate where gate.queue = any (queues);
+  insert into chimpbase.job (id, sort, queue, key, payload, priority, max_attempts, headers)
+  select new.id, new.id, new.queue, new.key, new.payload, coalesce(new.priority, 0::smallint), new.max_attempts,
+    new.headers
+  from unnest(ids, queues, payloads, delays, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers, keys)
+    as new (id, queue, payload, delay, priority, max_attempts, headers, key)
+  where (new.delay is null or new.delay <= interval '0')
+    and (gated is null or new.queue <> all (gated));
+  insert into chimpbase.job_later (id, due_at, enqueued_at, queue, key, payload, priority, max_attempts, headers)
+  select new.id, chimpbase.clock() + new.delay, chimpbase.clock(), new.queue, new.key, new.payload,
     coalesce(new.priority, 0::smallint), new.max_attempts, new.headers
-  from unnest(ids, queues, payloads, delays, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers)
-    as new (id, queue, payload, delay, priority, max_attempts, headers)
+  from unnest(ids, queues, payloads, delays, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers, keys)
+    as new (id, queue, payload, delay, priority, max_attempts, headers, key)
   where new.delay > interval '0';
+  if gated is null then
+    return ids;
+  end if;
+  with waiting as (
+    insert into chimpbase.job_wait (id, enqueued_at, queue, key, payload, priority, max_attempts, headers)
+    select new.id, chimpbase.clock(), new.queue, coalesce(new.key, ''), new.payload,
+      coalesce(new.priority, 0::smallint), new.max_attempts, new.headers
+    from unnest(ids, queues, payloads, delays, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers, keys)
+      as new (id, queue, payload, delay, priority, max_attempts, headers, key)
+    where (new.delay is null or new.delay <= interval '0')
+      and new.queue = any (gated)
+    returning queue, key
+  )
+  insert into chimpbase.key_news (queue, key) select distinct waiting.queue, waiting.key from waiting;
   return ids;
 end
 $$;
@@ -47,14 +67,17 @@ end
 $$;
 
 -- Store one job in a queue and return its id.
--- options: delay (seconds), priority (lower runs first), max_attempts, headers (object).
+-- options: delay (seconds), priority (lower runs first), max_attempts, key (what limits and order go by), headers (object).
 create function chimpbase.enqueue(queue text, payload jsonb, options jsonb default '{}') returns bigint
 language plpgsql
 as $$
 declare
   queue_id int;
 begin
-  perform chimpbase.check_options(options, array['delay', 'priority', 'max_attempts', 'headers']);
+  perform chimpbase.check_options(options, array['delay', 'priority', 'max_attempts', 'key', 'headers']);
+  if octet_length(options ->> 'key') not between 1 and 512 then
+    raise exception using errcode = 'CB002', message = 'key must be text of 1 to 512 bytes';
+  end if;
   select q.id into queue_id from chimpbase.queue q where q.name = enqueue.queue and q.kind = 'job';
   if not found then
     raise exception using errcode = 'CB001', message = format('no queue named %L', enqueue.queue),
@@ -62,7 +85,8 @@ begin
   end if;
   return (chimpbase.enqueue_jobs(
     array[queue_id], array[payload::text], array[make_interval(secs => (options ->> 'delay')::double precision)],
-    array[(options ->> 'priority')::smallint], array[(options ->> 'max_attempts')::int], array[options ->> 'headers']
+    array[(options ->> 'priority')::smallint], array[(options ->> 'max_attempts')::int], array[options ->> 'headers'],
+    array[options ->> 'key']
   ))[1];
 end
 $$;
