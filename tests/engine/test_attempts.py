@@ -61,7 +61,8 @@ async def test_an_outcome_ends_the_job_and_commits_the_writes(
         await until(lambda: is_idle(outside))
         (row,) = await history(outside, table)
         assert (row["reason" if table == "job_dead" else "outcome"], row["attempt"]) == stored
-        assert [message for _, _, message in errors_of(row)] == (["no such order"] if table == "job_dead" else [])
+        reasons = {"rejected": ["no such order"], "cancelled": ["not wanted"], "completed": []}
+        assert [message for _, _, message in errors_of(row)] == reasons[stored[0]]
         assert await notes(outside) == ["1"]
 
 

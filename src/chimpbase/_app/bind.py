@@ -141,9 +141,9 @@ class BoundStage:
         """Refused: a bound ctx has one transaction."""
         raise UsageError(f"{title} is bound to a transaction of yours and opens no other.")
 
-    def _tell(self, ready: Iterable[QueueId], later_s: float | None) -> None:
+    def _tell(self, ready: Iterable[QueueId], later_s: float | None, look: bool) -> None:
         if (runtime := self._running()) is not None:
-            runtime.wake(list(ready), later_s=later_s)
+            runtime.wake(list(ready), later_s=later_s, look=look)
 
 
 _DECLARE = "Register it, and start a process of the app on this database once: that is what makes its queues."

@@ -21,7 +21,7 @@ from chimpbase._pg.foreign import Foreign
 
 _log = logging.getLogger("chimpbase.transaction")
 
-Tell = Callable[[Iterable[QueueId], "float | None"], None]
+Tell = Callable[[Iterable[QueueId], "float | None", bool], None]
 
 
 class PendingWakes:
@@ -31,6 +31,7 @@ class PendingWakes:
         self._tell = tell
         self._queues: set[QueueId] = set()
         self._later_s: float | None = None
+        self._look = False
 
     def ready(self, queues: Iterable[QueueId]) -> None:
         """See `Wakes`."""
@@ -40,12 +41,16 @@ class PendingWakes:
         """See `Wakes`."""
         self._later_s = seconds if self._later_s is None else min(self._later_s, seconds)
 
+    def look(self) -> None:
+        """See `Wakes`."""
+        self._look = True
+
     def flush(self) -> None:
         """Tell it now. Too early is harmless: whoever wakes finds nothing, and looks again at the next poll."""
-        if self._queues or self._later_s is not None:
-            self._tell(list(self._queues), self._later_s)
+        if self._queues or self._later_s is not None or self._look:
+            self._tell(list(self._queues), self._later_s, self._look)
             self._queues.clear()
-            self._later_s = None
+            self._later_s, self._look = None, False
 
 
 class BoundUnit:

@@ -15,6 +15,7 @@ from chimpbase._app.ctx import Ctx
 from chimpbase._app.definitions import Cron, Definition, Subscription, Worker, Workflow
 from chimpbase._app.invoke import in_thread
 from chimpbase._app.origin import Origin
+from chimpbase._app.queue_names import queue_name
 from chimpbase._app.registry import Queued
 from chimpbase._app.unit import Unit
 from chimpbase._app.wf import Wf
@@ -22,7 +23,7 @@ from chimpbase._core.codec import Codec, codec_for
 from chimpbase._core.occurrence import Occurrence
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.retry import Retry
-from chimpbase._core.values import INTERNAL_QUEUES, QueueId, QueueSpec
+from chimpbase._core.values import QueueId, QueueSpec
 from chimpbase._engine.attempt import Attempt, Handler, Handling, Outcome
 from chimpbase._engine.journal import Journal
 
@@ -33,17 +34,15 @@ _OCCURRENCE: Codec[Occurrence] = codec_for(Occurrence)
 
 def queue_spec(definition: Queued) -> QueueSpec:
     """The queue behind a definition."""
+    name = queue_name(definition)
     match definition:
         case Worker():
-            return QueueSpec(name=definition.queue.name, kind="job", max_attempts=definition.retry.max_attempts)
+            return QueueSpec(name=name, kind="job", max_attempts=definition.retry.max_attempts)
         case Subscription():
-            name = INTERNAL_QUEUES["delivery"] + definition.name
             return QueueSpec(name=name, kind="delivery", max_attempts=definition.retry.max_attempts)
         case Cron():
-            name = INTERNAL_QUEUES["occurrence"] + definition.name
             return QueueSpec(name=name, kind="occurrence", max_attempts=definition.retry.max_attempts)
         case Workflow():
-            name = f"{INTERNAL_QUEUES['activation']}{definition.name}@{definition.version}"
             return QueueSpec(name=name, kind="activation", max_attempts=_ACTIVATION_RETRY.max_attempts)
 
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from chimpbase._app.payloads import taken
+from chimpbase._app.queue_operations import QueueOperations, SyncQueueOperations
 from chimpbase._app.tokens import Queue
 from chimpbase._app.unit import Frame
 from chimpbase._app.waiter import Waiter
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class QueueClient:
-    """Enqueues jobs in the transaction of this call."""
+class QueueClient(QueueOperations):
+    """Enqueues jobs, and does to jobs and queues what an operator would, in the transaction of this call."""
 
     def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
         self._backstage, self._frame, self._origin = backstage, frame, origin
@@ -150,7 +151,7 @@ class QueueClient:
         return ids
 
 
-class SyncQueue:
+class SyncQueue(SyncQueueOperations):
     """The blocking face of `QueueClient`, whose verbs mean the same."""
 
     def __init__(self, client: Callable[[], QueueClient], wait: Waiter) -> None:

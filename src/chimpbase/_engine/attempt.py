@@ -15,7 +15,7 @@ from chimpbase._core.retry import Retry
 from chimpbase._core.values import ClaimedJob, ProcessId, QueueId, QueueKind
 from chimpbase._engine.failures import error_record
 from chimpbase._pg.connection import Connection
-from chimpbase._store import jobs
+from chimpbase._store import cancels, jobs
 
 Outcome = Snooze | Cancel | DeadLetter | None
 
@@ -40,11 +40,12 @@ class Attempt:
         """
         job = self.job
         match outcome:
-            case None | Cancel():
-                done = jobs.Finished(
-                    id=job.id, attempt=job.attempt, outcome="completed" if outcome is None else "cancelled"
-                )
+            case None:
+                done = jobs.Finished(id=job.id, attempt=job.attempt, outcome="completed")
                 held = await jobs.finish(connection, process=self.process, jobs=[done])
+            case Cancel(reason=reason):
+                cancelled = cancels.Cancelled(job.id, job.attempt, reason)
+                held = await cancels.finish(connection, process=self.process, jobs=[cancelled])
             case Snooze(for_=delay):
                 later = jobs.PutOff(job.id, job.attempt, delay, charged=False, error=None)
                 held = await jobs.put_off(connection, process=self.process, jobs=[later])

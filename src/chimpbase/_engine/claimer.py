@@ -18,7 +18,7 @@ from chimpbase._engine.finisher import Finisher
 from chimpbase._engine.lane import Lane
 from chimpbase._engine.service import Service
 from chimpbase._pg.db import Db
-from chimpbase._store import jobs, processes
+from chimpbase._store import cancels, jobs, processes
 
 _MOST_PENDING = 10_000
 #: What handlers get to end when they are cancelled; one that takes longer is left behind, fenced out.
@@ -81,6 +81,20 @@ class Claimer(Service):
                 if sweep:
                     lane.sweep()
                 self.wake()
+
+    def cancel(self, asked: cancels.Cancelled) -> None:
+        """End an attempt as cancelled, if it runs or waits for a slot here."""
+        for lane in self._lanes.values():
+            if (waiting := lane.cancel_job(asked.id, asked.attempt, reason=asked.reason)) is not None:
+                self._finisher.cancel(asked)
+                if waiting.suspect:
+                    self._suspect = False
+
+    def hold_back(self, queues: Iterable[QueueId]) -> None:
+        """These queues are paused: give back what waits for a slot. What runs goes on."""
+        for queue in queues:
+            if lane := self._lanes.get(queue):
+                self._give_back(lane.empty())
 
     async def tick(self) -> float | None:
         if not self._open:

@@ -16,6 +16,7 @@ from chimpbase._core.errors import DatabaseError
 from chimpbase._core.values import JobId, ProcessId, QueueId
 from chimpbase._engine.activator import Activator
 from chimpbase._engine.attempt import Handling
+from chimpbase._engine.canceller import Canceller
 from chimpbase._engine.claimer import Claimer
 from chimpbase._engine.executor import Executor
 from chimpbase._engine.finisher import Finisher
@@ -30,6 +31,7 @@ from chimpbase._pg.listener import Listener
 from chimpbase._store import processes
 
 CHANNEL = "chimpbase"
+_LOOK = "look"
 _log = logging.getLogger("chimpbase.engine")
 
 
@@ -74,6 +76,7 @@ class Engine:
         self._process: ProcessId | None = None
         self._heart: Heart | None = None
         self._claimer: Claimer | None = None
+        self._lookout: Lookout | None = None
         self._listener: Listener | None = None
         self._services: list[Service] = []
         self._recovery: asyncio.Task[None] | None = None
@@ -101,6 +104,12 @@ class Engine:
         """A job falls due in that time."""
         if self._services:
             self._promoter.wake_in(max(seconds, 0.0))
+
+    def look(self) -> None:
+        """What processes should do was changed, by a commit: a job is to end, a queue was paused. Tell them all."""
+        self._look_here()
+        if self._bell is not None:
+            self._bell.ring(_LOOK)
 
     def watch_ended(self, callback: Callable[[str], None]) -> Callable[[], None]:
         """Hear the id of every run that ends in this process; call the answer to stop hearing."""
@@ -144,20 +153,25 @@ class Engine:
             every_s=lease_s / 3,
             random=self._random,
         )
-        lookout = Lookout(
+        canceller = Canceller(
+            self._db, process=self._current, on_asked=claimer.cancel, on_passed_on=self.look, random=self._random
+        )
+        lookout = self._lookout = Lookout(
             self._db,
             queues=queues,
             poll_s=poll_s,
             on_ready=lambda queues: claimer.ready(queues, sweep=True),
+            on_paused=claimer.hold_back,
             promoter=self._promoter,
             scheduler=scheduler,
             rescuer=rescuer,
+            canceller=canceller,
             random=self._random,
         )
         pruner = Pruner(self._db, days_ahead=7, every_s=600, random=self._random)
         # the day's history must be there before any job ends: one that ends while it is attached is refused by it
         await pruner.tick()
-        self._services = [self._promoter, scheduler, rescuer, pruner, self._claimer, lookout]
+        self._services = [self._promoter, scheduler, rescuer, pruner, canceller, self._claimer, lookout]
         for service in self._services:
             service.start()
         if self._make_listener is not None:
@@ -238,8 +252,15 @@ class Engine:
         return self._process
 
     def _hear(self, payload: str) -> None:
+        words = payload.split(",")
+        if _LOOK in words:
+            self._look_here()
         if self._claimer is not None:
-            self._claimer.ready(QueueId(int(queue)) for queue in payload.split(",") if queue.isdigit())
+            self._claimer.ready(QueueId(int(queue)) for queue in words if queue.isdigit())
+
+    def _look_here(self) -> None:
+        if self._lookout is not None:
+            self._lookout.wake()
 
     def _tell_ended(self, run: str) -> None:
         for callback in list(self._ended):

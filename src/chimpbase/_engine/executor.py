@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from time import perf_counter
 
@@ -18,9 +18,10 @@ from chimpbase._core.values import ClaimedJob, JobId, ProcessId
 from chimpbase._engine.attempt import Attempt, Handling, Outcome
 from chimpbase._engine.failures import Again, Bury, decide, error_record, failure_record
 from chimpbase._engine.finisher import Finisher
-from chimpbase._store import jobs
+from chimpbase._store import cancels, jobs
 
 _log = logging.getLogger("chimpbase.job")
+_NOBODY: Mapping[asyncio.Task[None], str | None] = {}
 
 
 class Executor:
@@ -45,8 +46,10 @@ class Executor:
         *,
         process: ProcessId,
         told_to_end: Collection[asyncio.Task[None]],
+        told_to_cancel: Mapping[asyncio.Task[None], str | None] = _NOBODY,
     ) -> None:
-        """Run one attempt. Cancelled together with its task's entry in `told_to_end`, it gives the job back uncharged.
+        """Run one attempt. Cancelled together with its task's entry in `told_to_end`, it gives the job back uncharged;
+        with one in `told_to_cancel`, whose value is the reason, it ends the job as cancelled.
 
         A cancellation that came from anywhere else is a failed attempt, like any other error.
         """
@@ -55,9 +58,13 @@ class Executor:
         try:
             outcome = await (handling.run(attempt) if handling.timeout is None else _in_time(handling, attempt))
         except asyncio.CancelledError as error:
-            if asyncio.current_task() not in told_to_end:
+            task = asyncio.current_task()
+            if task not in told_to_end:
                 if attempt.settled:  # it came while the handler's COMMIT was under way
                     self._succeeded(handling, attempt, None, started_s)
+                    return
+                if task is not None and task in told_to_cancel:
+                    self._cancelled(handling, attempt, told_to_cancel[task])
                     return
                 self._failed(handling, attempt, _contained(error))
                 return
@@ -90,8 +97,8 @@ class Executor:
         match outcome:
             case None:
                 self._finisher.finish(jobs.Finished(job.id, job.attempt, "completed"))
-            case Cancel():
-                self._finisher.finish(jobs.Finished(job.id, job.attempt, "cancelled"))
+            case Cancel(reason=reason):
+                self._finisher.cancel(cancels.Cancelled(job.id, job.attempt, reason))
             case Snooze(for_=delay):
                 self._finisher.put_off(jobs.PutOff(job.id, job.attempt, delay, charged=False, error=None))
             case DeadLetter(reason=reason):
@@ -111,6 +118,11 @@ class Executor:
                 verdict = f"dead letter ({reason})"
         title = _title(handling, job)
         _log.warning("%s failed: %s; %s", title, data["error"], verdict, exc_info=error, extra={"data": data})
+
+    def _cancelled(self, handling: Handling, attempt: Attempt, reason: str | None) -> None:
+        self._finisher.cancel(cancels.Cancelled(attempt.job.id, attempt.job.attempt, reason))
+        title, data = _title(handling, attempt.job), {**_data(handling, attempt.job), "outcome": "cancelled"}
+        _log.info("%s cancelled while it ran (%s)", title, reason or "no reason given", extra={"data": data})
 
     def _interrupted(self, handling: Handling, attempt: Attempt) -> None:
         if attempt.settled:

@@ -1,4 +1,4 @@
-"""Settles attempts in batches: done, later, dead, given back.
+"""Settles attempts in batches: done, later, dead, given back, cancelled.
 
 Each kind of end has a lane of its own. A lane takes all that is waiting, writes it in one statement, and takes what
 came meanwhile: no timer, so an end is written at once when nothing else is, and under load the batches form alone.
@@ -19,7 +19,7 @@ from chimpbase._core.errors import DatabaseError, OutcomeUnknown
 from chimpbase._core.values import ClaimedJob, JobId, ProcessId
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
-from chimpbase._store import jobs
+from chimpbase._store import cancels, jobs
 
 _BATCH = 1000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
@@ -140,6 +140,7 @@ class Finisher:
 
         self._finish, self._put_off = lane(jobs.finish), lane(jobs.put_off)
         self._dead_letter, self._give_back = lane(jobs.dead_letter), lane(jobs.give_back)
+        self._cancel = lane(cancels.finish)
         self._pending = 0
 
     @property
@@ -167,9 +168,14 @@ class Finisher:
         self._pending += 1
         self._give_back.push(job)
 
+    def cancel(self, end: cancels.Cancelled) -> None:
+        """End a job as cancelled."""
+        self._pending += 1
+        self._cancel.push(end)
+
     async def drain(self, *, patience_s: float) -> None:
         """Write what is waiting, for `patience_s` at most."""
-        lanes = (self._finish, self._put_off, self._dead_letter, self._give_back)
+        lanes = (self._finish, self._put_off, self._dead_letter, self._give_back, self._cancel)
         try:
             async with asyncio.timeout(patience_s):
                 await asyncio.gather(*(lane.drained() for lane in lanes))

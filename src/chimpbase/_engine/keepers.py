@@ -31,25 +31,31 @@ class Lookout(Service):
         queues: Sequence[QueueId],
         poll_s: float,
         on_ready: Callable[[Sequence[QueueId]], None],
+        on_paused: Callable[[Sequence[QueueId]], None],
         promoter: Service,
         scheduler: Service,
         rescuer: Service,
+        canceller: Service,
         random: Callable[[], float],
     ) -> None:
         super().__init__(random=random)
         self._db, self._queues, self._poll_s = db, queues, poll_s
-        self._on_ready = on_ready
+        self._on_ready, self._on_paused = on_ready, on_paused
+        self._canceller = canceller
         self._promoter, self._scheduler, self._rescuer = promoter, scheduler, rescuer
 
     async def tick(self) -> float | None:
         async with self._db.acquire() as connection:
             seen = await outlook.look(connection, queues=self._queues)
         self._on_ready(seen.ready)
+        self._on_paused(seen.paused)
         for due_s, keeper in ((seen.later_s, self._promoter), (seen.schedule_s, self._scheduler)):
             if due_s is not None and due_s < self._poll_s:
                 keeper.wake_in(due_s)
         if seen.died:
             self._rescuer.wake()
+        if seen.cancels:
+            self._canceller.wake()
         # a little less than the poll, spread, so that many processes do not ask in step
         return self._poll_s * (0.9 + self._random() / 10)
 

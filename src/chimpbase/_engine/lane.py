@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from time import perf_counter
 
-from chimpbase._core.values import ClaimedJob, ProcessId
+from chimpbase._core.values import ClaimedJob, JobId, ProcessId
 from chimpbase._engine.attempt import Handling
 from chimpbase._engine.executor import Executor
 from chimpbase._store.jobs import FROM_THE_START, Demand
@@ -45,7 +45,8 @@ class Lane:
         self._slots: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._idle: list[asyncio.Future[None]] = []
-        self._began: dict[asyncio.Task[None], float] = {}
+        self._began: dict[asyncio.Task[None], tuple[float, ClaimedJob]] = {}
+        self._told_to_cancel: dict[asyncio.Task[None], str | None] = {}
         self._moved_s = 0.0
         self._mean_s: float | None = None
         self._hint = FROM_THE_START
@@ -121,6 +122,19 @@ class Lane:
         self._buffer.clear()
         return jobs
 
+    def cancel_job(self, job: JobId, attempt: int, *, reason: str | None) -> ClaimedJob | None:
+        """Cancel one attempt if it runs here, once; if it only waits for a slot, take it back and return it."""
+        for slot, (_, running) in self._began.items():
+            if running.id == job and running.attempt == attempt:
+                if slot not in self._told_to_cancel and slot not in self._ending:
+                    self._told_to_cancel[slot] = reason
+                    slot.cancel()
+                return None
+        found = next((one for one in self._buffer if one.id == job and one.attempt == attempt), None)
+        if found is not None:
+            self._buffer.remove(found)
+        return found
+
     async def quiet(self) -> None:
         """Until nothing runs here. For a lane that is given no more jobs."""
         if self._began:
@@ -176,11 +190,20 @@ class Lane:
                 continue
             job = buffer.popleft()
             assert self._process is not None
-            self._began[slot] = self._moved_s = began_s = perf_counter()
+            self._moved_s = began_s = perf_counter()
+            self._began[slot] = (began_s, job)
             try:
-                await run(handling, job, process=self._process, told_to_end=self._ending)
+                await run(
+                    handling,
+                    job,
+                    process=self._process,
+                    told_to_end=self._ending,
+                    told_to_cancel=self._told_to_cancel,
+                )
             finally:
                 del self._began[slot]
+                if self._told_to_cancel:
+                    self._told_to_cancel.pop(slot, None)
                 self._learn(perf_counter() - began_s)
                 if job.suspect:
                     self._on_suspect_ended()
@@ -211,7 +234,7 @@ class Lane:
 
     def _stuck(self, now: float) -> bool:
         """Whether something that runs has run for so long that what it took before says nothing."""
-        return any(now - began_s > _AHEAD_S for began_s in self._began.values())
+        return any(now - began_s > _AHEAD_S for began_s, _ in self._began.values())
 
     def _sweep_at(self) -> float:
         rest_s = 20 * self._sweep_cost_s if self._fell_short else max(_SWEEP_S, 20 * self._sweep_cost_s)

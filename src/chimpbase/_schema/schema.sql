@@ -57,6 +57,15 @@ create table chimpbase.job (
 );
 CREATE INDEX job_ready ON chimpbase.job USING btree (queue, priority, sort);
 
+create table chimpbase.job_cancel (
+  job bigint not null,
+  process bigint not null,
+  attempt integer not null,
+  reason text,
+  requested_at timestamp with time zone not null default chimpbase.clock(),
+  constraint job_cancel_pkey PRIMARY KEY (job)
+);
+
 create table chimpbase.job_dead (
   id bigint not null,
   died_at timestamp with time zone not null default chimpbase.clock(),
@@ -238,6 +247,8 @@ create table chimpbase.queue (
   retention interval default '1 day'::interval,
   paused_at timestamp with time zone,
   created_at timestamp with time zone not null default chimpbase.clock(),
+  paused_by text,
+  pause_reason text,
   constraint queue_pkey PRIMARY KEY (id),
   constraint queue_name_key UNIQUE (name),
   constraint queue_kind_check CHECK ((kind = ANY (ARRAY['job'::text, 'delivery'::text, 'occurrence'::text, 'activation'::text]))),
@@ -329,6 +340,107 @@ create table chimpbase.workflow (
   constraint workflow_queue_fkey FOREIGN KEY (queue) REFERENCES chimpbase.queue(id),
   constraint workflow_version_check CHECK ((version > 0))
 );
+
+CREATE OR REPLACE FUNCTION chimpbase.cancel(job bigint, options jsonb DEFAULT '{}'::jsonb)
+ RETURNS text
+ LANGUAGE plpgsql
+AS $function$
+declare
+  cancelled record;
+begin
+  perform chimpbase.check_options(options, array['reason']);
+  select * into cancelled from chimpbase.cancel_job(job, options ->> 'reason');
+  if cancelled.outcome = 'unknown' then
+    raise exception using errcode = 'CB020', message = format('no job with id %s', job);
+  elsif cancelled.outcome = 'activation' then
+    raise exception using errcode = 'CB021', message = format('job %s is an activation of a workflow run', job),
+      hint = 'Cancel the run.';
+  end if;
+  return cancelled.outcome;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.cancel_job(job bigint, reason text, OUT outcome text, OUT queue integer)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  seen record;
+begin
+  for attempts_left in reverse 100..1 loop
+    with later as (
+      delete from chimpbase.job_later j using chimpbase.queue q
+      where j.id = cancel_job.job and q.id = j.queue and q.kind <> 'activation'
+      returning j.id, j.enqueued_at, j.queue, j.attempt, j.uncharged, j.key, j.crashes, j.payload, j.headers, j.errors
+    ),
+    waiting as (
+      delete from chimpbase.job_wait j using chimpbase.queue q
+      where j.id = cancel_job.job and q.id = j.queue and q.kind <> 'activation'
+      returning j.id, j.enqueued_at, j.queue, j.attempt, j.uncharged, nullif(j.key, '') as key, j.crashes, j.payload,
+        j.headers, j.errors
+    ),
+    ready as (
+      delete from chimpbase.job j using chimpbase.queue q
+      where j.id = cancel_job.job and j.process is null and q.id = j.queue and q.kind <> 'activation'
+      returning j.id, j.enqueued_at, j.queue, j.attempt, j.uncharged, j.key, j.crashes, j.payload, j.headers, j.errors
+    ),
+    gone as (
+      select * from later union all select * from waiting union all select * from ready
+    ),
+    kept as (
+      insert into chimpbase.job_done (
+        id, finished_at, enqueued_at, queue, attempt, key, crashes, outcome, payload, headers, errors)
+      select gone.id, chimpbase.clock(), gone.enqueued_at, gone.queue, gone.attempt - gone.uncharged, gone.key,
+        gone.crashes, 'cancelled', gone.payload, gone.headers,
+        chimpbase.with_error(gone.errors, chimpbase.cancel_record(gone.attempt - gone.uncharged, reason))
+      from gone join chimpbase.queue q on q.id = gone.queue and q.retention is not null
+    )
+    select gone.queue into cancel_job.queue from gone;
+    if found then
+      delete from chimpbase.job_cancel c where c.job = cancel_job.job;
+      outcome := 'cancelled';
+      return;
+    end if;
+    insert into chimpbase.job_cancel as asked (job, process, attempt, reason)
+    select j.id, j.process, j.attempt, cancel_job.reason
+    from chimpbase.job j join chimpbase.queue q on q.id = j.queue and q.kind <> 'activation'
+    where j.id = cancel_job.job and j.process is not null
+    on conflict on constraint job_cancel_pkey do update
+    set process = excluded.process, attempt = excluded.attempt, reason = coalesce(asked.reason, excluded.reason);
+    if found then
+      outcome := 'requested';
+      return;
+    end if;
+    select q.kind, here.alive, here.queue into seen
+    from (
+      select j.queue, true as alive from chimpbase.job j where j.id = cancel_job.job
+      union all
+      select j.queue, true from chimpbase.job_later j where j.id = cancel_job.job
+      union all
+      select j.queue, true from chimpbase.job_wait j where j.id = cancel_job.job
+      union all
+      select j.queue, false from chimpbase.job_dead j where j.id = cancel_job.job
+      union all
+      select j.queue, false from chimpbase.job_done j where j.id = cancel_job.job
+    ) as here
+    join chimpbase.queue q on q.id = here.queue;
+    if not found or not seen.alive or seen.kind = 'activation' then
+      queue := seen.queue;
+      outcome := case when seen.kind = 'activation' then 'activation' when seen.alive is null then 'unknown' else 'ended' end;
+      return;
+    end if;
+  end loop;
+  raise exception using errcode = '40001', message = format('job %s moves faster than it can be cancelled', job);
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.cancel_record(attempt integer, reason text)
+ RETURNS jsonb
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+  select jsonb_build_object('attempt', attempt, 'error', 'Cancelled', 'message', coalesce(reason, 'no reason given'))
+$function$;
 
 CREATE OR REPLACE FUNCTION chimpbase.check_options(options jsonb, known text[])
  RETURNS void
@@ -525,6 +637,30 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.settle_cancels(most integer, OUT job bigint, OUT outcome text)
+ RETURNS SETOF record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  asked chimpbase.job_cancel;
+begin
+  for asked in
+    select c.* from chimpbase.job_cancel c
+    where not exists (
+      select 1 from chimpbase.job j where j.id = c.job and j.process = c.process and j.attempt = c.attempt
+    )
+    order by c.job
+    limit most
+    for update of c skip locked
+  loop
+    delete from chimpbase.job_cancel c where c.job = asked.job;
+    job := asked.job;
+    select cancelled.outcome into outcome from chimpbase.cancel_job(asked.job, asked.reason) as cancelled;
+    return next;
+  end loop;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.signal(id text, name text, payload jsonb DEFAULT 'null'::jsonb, options jsonb DEFAULT '{}'::jsonb)
  RETURNS void
  LANGUAGE plpgsql
@@ -603,4 +739,12 @@ begin
   end case;
   return run_id;
 end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.with_error(errors jsonb, error jsonb)
+ RETURNS jsonb
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+  select (case when jsonb_array_length(errors) >= 10 then errors - 0 else coalesce(errors, '[]') end) || error
 $function$;

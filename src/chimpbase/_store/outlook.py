@@ -1,7 +1,7 @@
 """The outlook: one statement that tells an idle process whether anything is there to do.
 
-Each function runs the statement of the same name in `outlook.sql`. It reads four tables, so that an idle process costs
-one query a second and not four.
+Each function runs the statement of the same name in `outlook.sql`. It reads several tables, so that an idle process
+costs one query a second and not six.
 """
 
 from __future__ import annotations
@@ -21,13 +21,22 @@ class Outlook:
     """`later_s` and `schedule_s` are seconds from now, negative when overdue, None when there is nothing."""
 
     ready: Sequence[QueueId]
+    paused: Sequence[QueueId]
     later_s: float | None
     schedule_s: float | None
     died: bool
+    cancels: bool
 
 
 async def look(connection: Connection, *, queues: Sequence[QueueId]) -> Outlook:
     """Look at everything that may have become due for a process that runs these queues."""
     row = await connection.fetch_one(*_SQL.look.bind(queues=queues))
     assert row is not None  # a select without `from` answers with one row
-    return Outlook(ready=list(row["ready"]), later_s=row["later_s"], schedule_s=row["schedule_s"], died=row["died"])
+    return Outlook(
+        ready=list(row["ready"]),
+        paused=list(row["paused"]),
+        later_s=row["later_s"],
+        schedule_s=row["schedule_s"],
+        died=row["died"],
+        cancels=row["cancels"],
+    )

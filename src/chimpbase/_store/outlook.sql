@@ -2,13 +2,15 @@
 -- Each statement is run by the function of the same name in outlook.py.
 
 -- name: look
--- Which of these queues have ready jobs; seconds until the next delayed job and the next schedule; whether a process died.
+-- Which of these queues have ready jobs, and which are paused; seconds until the next delayed job and the next schedule; whether a process died,
+-- and whether somebody wants a job to end.
 -- Index:  job_ready, job_later_due, schedule_next.
--- Touches: chimpbase.job, job_later, schedule and process, to be one statement.
+-- Touches: chimpbase.queue, job, job_later, schedule, process and job_cancel, to be one statement.
 select
   array(
     select mine.id
     from unnest(:queues::int[]) as mine (id)
+    join chimpbase.queue on queue.id = mine.id and queue.paused_at is null
     where exists (
       select 1
       from chimpbase.job
@@ -16,6 +18,11 @@ select
         and job.process is null
     )
   ) as ready,
+  array(
+    select mine.id
+    from unnest(:queues::int[]) as mine (id)
+    join chimpbase.queue on queue.id = mine.id and queue.paused_at is not null
+  ) as paused,
   (
     select extract(epoch from due_at - chimpbase.clock())::float8
     from chimpbase.job_later
@@ -35,4 +42,5 @@ select
     from chimpbase.process
     where dead_at is not null
       or greatest(beat_at, pg_postmaster_start_time()) < chimpbase.clock() - lease
-  ) as died;
+  ) as died,
+  exists (select 1 from chimpbase.job_cancel) as cancels;

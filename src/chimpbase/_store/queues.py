@@ -31,6 +31,21 @@ async def find(connection: Queryable, *, name: str) -> QueueId | None:
     return await connection.fetch_value(*_SQL.find.bind(name=name))
 
 
+async def pause(connection: Queryable, *, name: str, by: str, reason: str | None) -> QueueId | None:
+    """Let nobody claim from a queue until `resume`; None when there is none of that name."""
+    return await connection.fetch_value(*_SQL.pause.bind(name=name, by=by, reason=reason))
+
+
+async def resume(connection: Queryable, *, name: str) -> QueueId | None:
+    """Let a queue be claimed from again; None when there is none of that name."""
+    return await connection.fetch_value(*_SQL.resume.bind(name=name))
+
+
+async def list_names(connection: Queryable) -> list[str]:
+    """The names of all queues, whoever declared them."""
+    return [row[0] for row in await connection.fetch(*_SQL.list_names.bind())]
+
+
 async def list_all(connection: Connection) -> dict[str, tuple[QueueId, QueueKind]]:
     """Every queue of the database by name, whoever declared it."""
     rows = await connection.fetch(*_SQL.list_all.bind())

@@ -25,6 +25,30 @@ from chimpbase.queue
 where name = :name
   and kind = 'job';
 
+-- name: pause
+-- Let nobody claim from a queue; its id. One that is paused already keeps who paused it first, and why.
+-- Locks:  that row.
+update chimpbase.queue
+set paused_at = coalesce(paused_at, chimpbase.clock()),
+    paused_by = case when paused_at is null then :by else paused_by end,
+    pause_reason = case when paused_at is null then :reason else pause_reason end
+where name = :name
+returning id;
+
+-- name: resume
+-- Let a queue be claimed from again; its id.
+-- Locks:  that row.
+update chimpbase.queue
+set paused_at = null,
+    paused_by = null,
+    pause_reason = null
+where name = :name
+returning id;
+
+-- name: list_names
+-- The names of all queues.
+select name from chimpbase.queue order by name;
+
 -- name: list_all
 -- Every queue: id, name, kind.
 select id, name, kind from chimpbase.queue order by name;

@@ -1,1 +1,150 @@
--- What an operator does to queues and jobs: cancel, strike, redrive, explain.
+-- What an operator does to queues and jobs: cancel, pause, strike, redrive, explain.
+
+-- Who paused a queue, and why. `paused_at` alone is enough to pause one by hand.
+alter table chimpbase.queue
+  add column paused_by text,
+  add column pause_reason text;
+
+-- That a running attempt should end. A row and not a message: it is there until the attempt has ended, however that
+-- came about, and then it holds for whatever becomes of the job.
+create table chimpbase.job_cancel (
+  job           bigint primary key,
+  process       bigint not null,
+  attempt       int not null,
+  reason        text,
+  requested_at  timestamptz not null default chimpbase.clock()
+);
+
+-- One more entry in a job's history of errors, of which the last ten are kept.
+create function chimpbase.with_error(errors jsonb, error jsonb) returns jsonb
+language sql immutable parallel safe
+as $$
+  select (case when jsonb_array_length(errors) >= 10 then errors - 0 else coalesce(errors, '[]') end) || error
+$$;
+
+create function chimpbase.cancel_record(attempt int, reason text) returns jsonb
+language sql immutable parallel safe
+as $$
+  select jsonb_build_object('attempt', attempt, 'error', 'Cancelled', 'message', coalesce(reason, 'no reason given'))
+$$;
+
+-- Cancel a job wherever it is. `outcome` is 'cancelled' (it waited, and is done), 'requested' (it runs; its process is
+-- to end the attempt), 'ended', 'activation' (it belongs to a run, which is what can be cancelled) or 'unknown'.
+-- A job may move between two of these statements, so they are repeated until one of them has seen it at rest.
+create function chimpbase.cancel_job(job bigint, reason text, out outcome text, out queue int)
+language plpgsql
+as $$
+declare
+  seen record;
+begin
+  for attempts_left in reverse 100..1 loop
+    with later as (
+      delete from chimpbase.job_later j using chimpbase.queue q
+      where j.id = cancel_job.job and q.id = j.queue and q.kind <> 'activation'
+      returning j.id, j.enqueued_at, j.queue, j.attempt, j.uncharged, j.key, j.crashes, j.payload, j.headers, j.errors
+    ),
+    waiting as (
+      delete from chimpbase.job_wait j using chimpbase.queue q
+      where j.id = cancel_job.job and q.id = j.queue and q.kind <> 'activation'
+      returning j.id, j.enqueued_at, j.queue, j.attempt, j.uncharged, nullif(j.key, '') as key, j.crashes, j.payload,
+        j.headers, j.errors
+    ),
+    ready as (
+      delete from chimpbase.job j using chimpbase.queue q
+      where j.id = cancel_job.job and j.process is null and q.id = j.queue and q.kind <> 'activation'
+      returning j.id, j.enqueued_at, j.queue, j.attempt, j.uncharged, j.key, j.crashes, j.payload, j.headers, j.errors
+    ),
+    gone as (
+      select * from later union all select * from waiting union all select * from ready
+    ),
+    kept as (
+      insert into chimpbase.job_done (
+        id, finished_at, enqueued_at, queue, attempt, key, crashes, outcome, payload, headers, errors)
+      select gone.id, chimpbase.clock(), gone.enqueued_at, gone.queue, gone.attempt - gone.uncharged, gone.key,
+        gone.crashes, 'cancelled', gone.payload, gone.headers,
+        chimpbase.with_error(gone.errors, chimpbase.cancel_record(gone.attempt - gone.uncharged, reason))
+      from gone join chimpbase.queue q on q.id = gone.queue and q.retention is not null
+    )
+    select gone.queue into cancel_job.queue from gone;
+    if found then
+      delete from chimpbase.job_cancel c where c.job = cancel_job.job;
+      outcome := 'cancelled';
+      return;
+    end if;
+    insert into chimpbase.job_cancel as asked (job, process, attempt, reason)
+    select j.id, j.process, j.attempt, cancel_job.reason
+    from chimpbase.job j join chimpbase.queue q on q.id = j.queue and q.kind <> 'activation'
+    where j.id = cancel_job.job and j.process is not null
+    on conflict on constraint job_cancel_pkey do update
+    set process = excluded.process, attempt = excluded.attempt, reason = coalesce(asked.reason, excluded.reason);
+    if found then
+      outcome := 'requested';
+      return;
+    end if;
+    select q.kind, here.alive, here.queue into seen
+    from (
+      select j.queue, true as alive from chimpbase.job j where j.id = cancel_job.job
+      union all
+      select j.queue, true from chimpbase.job_later j where j.id = cancel_job.job
+      union all
+      select j.queue, true from chimpbase.job_wait j where j.id = cancel_job.job
+      union all
+      select j.queue, false from chimpbase.job_dead j where j.id = cancel_job.job
+      union all
+      select j.queue, false from chimpbase.job_done j where j.id = cancel_job.job
+    ) as here
+    join chimpbase.queue q on q.id = here.queue;
+    if not found or not seen.alive or seen.kind = 'activation' then
+      queue := seen.queue;
+      outcome := case when seen.kind = 'activation' then 'activation' when seen.alive is null then 'unknown' else 'ended' end;
+      return;
+    end if;
+  end loop;
+  raise exception using errcode = '40001', message = format('job %s moves faster than it can be cancelled', job);
+end
+$$;
+
+-- What became of requests whose attempt has ended: it failed, was put off, given back or rescued. The request then holds
+-- for the job.
+create function chimpbase.settle_cancels(most int, out job bigint, out outcome text) returns setof record
+language plpgsql
+as $$
+declare
+  asked chimpbase.job_cancel;
+begin
+  for asked in
+    select c.* from chimpbase.job_cancel c
+    where not exists (
+      select 1 from chimpbase.job j where j.id = c.job and j.process = c.process and j.attempt = c.attempt
+    )
+    order by c.job
+    limit most
+    for update of c skip locked
+  loop
+    delete from chimpbase.job_cancel c where c.job = asked.job;
+    job := asked.job;
+    select cancelled.outcome into outcome from chimpbase.cancel_job(asked.job, asked.reason) as cancelled;
+    return next;
+  end loop;
+end
+$$;
+
+-- Cancel a job, waiting or running; what came of it: 'cancelled', 'requested' or 'ended'.
+-- options: reason (text).
+create function chimpbase.cancel(job bigint, options jsonb default '{}') returns text
+language plpgsql
+as $$
+declare
+  cancelled record;
+begin
+  perform chimpbase.check_options(options, array['reason']);
+  select * into cancelled from chimpbase.cancel_job(job, options ->> 'reason');
+  if cancelled.outcome = 'unknown' then
+    raise exception using errcode = 'CB020', message = format('no job with id %s', job);
+  elsif cancelled.outcome = 'activation' then
+    raise exception using errcode = 'CB021', message = format('job %s is an activation of a workflow run', job),
+      hint = 'Cancel the run.';
+  end if;
+  return cancelled.outcome;
+end
+$$;
