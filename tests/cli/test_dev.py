@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from chimpbase._schema.source import own_source
 from tests.cli.command import Running, ask, is_alive
 from tests.cli.terminal import Terminal
 from tests.waiting import until
@@ -62,7 +63,7 @@ async def test_it_says_what_is_registered_and_where(developed: Running) -> None:
     await until(lambda: last_address(developed), deadline_s=30)
     said = developed.output
     for words in (
-        ["PostgreSQL 18.", "(embedded)  .chimpbase/pg", "3 migrations applied"],
+        ["PostgreSQL 18.", "(embedded)  .chimpbase/pg", f"{len(own_source().migrations) + 1} migrations applied"],
         ["place", "app.py:", "(new: New) -> New"],
         ["slow", "app.py:", "queue slow of float"],
         ["report", "app.py:", "0 9 * * 1-5", "Monday", "Europe/Lisbon", "; next 2"],

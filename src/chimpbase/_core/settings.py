@@ -140,6 +140,9 @@ class Settings:
     migrations: str = _setting("migrations", _text("a directory"), "The application's own SQL migrations.")
     host: str = _setting("127.0.0.1", _text("a host name or address"), "The address the HTTP server listens on.")
     port: int = _setting(8000, _number(0, 65535), "The HTTP port; 0 takes a free one.", env=("PORT",))
+    reuse_port: bool = _setting(
+        default=False, kind=_switch(), doc="Let several processes of this machine share the HTTP port."
+    )
     pool_size: int = _setting(20, _number(1, 1000), "Most connections to PostgreSQL for handlers, per process.")
     concurrency: int = _setting(10, _number(1, 10_000), "Jobs of one queue that a process runs at once.")
     threads: int = _setting(16, _number(1, 1000), "Threads for handlers that are plain `def` functions.")

@@ -1,4 +1,4 @@
-"""The child of `chimpbase dev`: runs the app as its supervisor says, and leaves with it.
+"""A child of `chimpbase dev` or `chimpbase start --processes`: runs the app as its supervisor says, and leaves with it.
 
 It imports everything but the application before it is told anything. Absent on purpose: a command line of its own. Its
 one argument is the number of a pipe, on which the supervisor's message comes as a line of JSON.
@@ -19,6 +19,7 @@ from typing import Any
 from chimpbase.cli.developing import develop
 from chimpbase.cli.failures import report
 from chimpbase.cli.signals import leave
+from chimpbase.cli.starting import run_app
 
 _FAREWELL_S = 2.0
 
@@ -45,13 +46,17 @@ def main() -> None:
 
 
 def _run(message: dict[str, Any]) -> int:
-    embedded = message.get("embedded")
+    embedded = Path(message["embedded"]) if message.get("embedded") else None
+    overrides = {**message["overrides"], "database_url": message.get("database_url")}
+    app, workers, http = message["app"], message["workers"], message["http"]
+    if message["command"] == "start":
+        return run_app(app, overrides=overrides, workers=workers, http=http, embedded=embedded, supervised=True)
     return develop(
-        message["app"],
-        overrides={**message["overrides"], "database_url": message.get("database_url")},
-        workers=message["workers"],
-        http=message["http"],
-        embedded=Path(embedded) if embedded else None,
+        app,
+        overrides=overrides,
+        workers=workers,
+        http=http,
+        embedded=embedded,
         supervised=True,
         reloaded=message["reloaded"],
     )

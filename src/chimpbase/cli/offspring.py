@@ -46,6 +46,16 @@ class Offspring:
         return self._process.returncode is None
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether it ended with an exit code that says it failed, and by no signal."""
+        return (self._process.returncode or 0) > 0
+
+    @property
     def how_it_ended(self) -> str:
         """Its end in words, such as "ended with exit code 1"."""
         code = self._process.returncode

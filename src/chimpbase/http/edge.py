@@ -27,7 +27,9 @@ class HttpEdge:
         limits = limits or Limits()
         self._grace = settings.grace
         self._surface = Surface(runtime, entries, limits=limits)
-        self._server = Server(self._surface, host=settings.host, port=settings.port, limits=limits)
+        self._server = Server(
+            self._surface, host=settings.host, port=settings.port, reuse_port=settings.reuse_port, limits=limits
+        )
 
     @property
     def address(self) -> str:

@@ -31,8 +31,9 @@ _LOOK_AGAIN_S = 0.02
 class Server:
     """Serves one ASGI application on one address."""
 
-    def __init__(self, app: ASGIApp, *, host: str, port: int, limits: Limits) -> None:
+    def __init__(self, app: ASGIApp, *, host: str, port: int, limits: Limits, reuse_port: bool = False) -> None:
         self._app, self._host, self._port, self._limits = app, host, port, limits
+        self._reuse_port = reuse_port
         self._server: uvicorn.Server | None = None
         self._dates: asyncio.Task[None] | None = None
 
@@ -48,7 +49,7 @@ class Server:
         Raises:
             ConfigError: the address cannot be listened on.
         """
-        sockets = await _listen(self._host, self._port)
+        sockets = await _listen(self._host, self._port, reuse_port=self._reuse_port)
         self._port = sockets[0].getsockname()[1]
         config = WireConfig(
             self._run,
@@ -124,7 +125,7 @@ class Server:
             await asyncio.sleep(_DATE_EVERY_S)
 
 
-async def _listen(host: str, port: int) -> list[socket.socket]:
+async def _listen(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
     """A listening socket for each address of the host, all on one port."""
     loop = asyncio.get_running_loop()
     try:
@@ -138,7 +139,7 @@ async def _listen(host: str, port: int) -> list[socket.socket]:
     try:
         for family, _, _, _, place in dict.fromkeys(found):
             chosen = sockets[0].getsockname()[1] if sockets else port
-            sockets.append(_bound(family, (str(place[0]), chosen), host=host))
+            sockets.append(_bound(family, (str(place[0]), chosen), host=host, reuse_port=reuse_port))
     except errors.ConfigError:
         # `localhost` may have an address of a family that this machine lacks, or a free port only in one
         if not sockets or port:
@@ -147,9 +148,9 @@ async def _listen(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-def _bound(family: int, place: tuple[str, int], *, host: str) -> socket.socket:
+def _bound(family: int, place: tuple[str, int], *, host: str, reuse_port: bool) -> socket.socket:
     try:
-        return socket.create_server(place, family=family, backlog=_BACKLOG)
+        return socket.create_server(place, family=family, backlog=_BACKLOG, reuse_port=reuse_port)
     except OSError as error:
         port = place[1]
         match error.errno:

@@ -37,6 +37,6 @@ def dev(
     from chimpbase.cli.reloading import Supervisor
 
     watch = {target.project, Path.cwd(), target.root}
-    message = {"app": app, "overrides": overrides, "workers": workers, "http": http, "debug": debug}
+    message = {"command": "dev", "app": app, "overrides": overrides, "workers": workers, "http": http, "debug": debug}
     roots = [path for path in watch if not any(other in path.parents for other in watch)]
     return Supervisor(project=target.project, watch=roots, overrides=overrides, message=message).run()

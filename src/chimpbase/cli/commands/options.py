@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
+
+
+def whole(type_: object, tokens: Sequence[Token]) -> int:
+    """Read a whole number: "1.5" is none, and not 2.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return int(tokens[0].value)
+
 
 #: The app, as the first argument or as `--app`.
 AppName = Annotated[
@@ -17,7 +28,8 @@ AppName = Annotated[
 ]
 Host = Annotated[str | None, Parameter(help="The address HTTP listens on. Default: the setting host, 127.0.0.1.")]
 Port = Annotated[
-    int | None, Parameter(help="The port HTTP listens on; 0 takes a free one. Default: the setting port, 8000.")
+    int | None,
+    Parameter(converter=whole, help="The port HTTP listens on; 0 takes a free one. Default: the setting port, 8000."),
 ]
 Http = Annotated[bool, Parameter(negative="--no-http", show_default=False, help="Serve HTTP.")]
 Workers = Annotated[

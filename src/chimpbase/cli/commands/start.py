@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
+from typing import Annotated
 
-from chimpbase._app.config import read_settings
-from chimpbase.cli.commands.options import AppName, Grace, Host, Http, LogFormat, LogLevel, Port, Workers, given
-from chimpbase.cli.discovery import find_target, load_app
-from chimpbase.cli.logs import set_up_logs
-from chimpbase.cli.paint import Paint
-from chimpbase.cli.serving import Plan, serve
+from cyclopts import Parameter, validators
+
+from chimpbase.cli.commands.options import AppName, Grace, Host, Http, LogFormat, LogLevel, Port, Workers, given, whole
+
+Processes = Annotated[
+    int,
+    Parameter(
+        converter=whole,
+        validator=validators.Number(gte=1, lte=256),
+        help="How many processes of the app to run; one that ends by itself is started again.",
+    ),
+]
 
 
 def start(
@@ -21,24 +27,31 @@ def start(
     port: Port = None,
     http: Http = True,
     workers: Workers = True,
+    processes: Processes = 1,
     grace: Grace = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
+    debug: Annotated[bool, Parameter(show=False, negative=())] = False,
 ) -> int:
     """Run an app until SIGTERM or SIGINT."""
+    from chimpbase.cli.starting import run_app, set_up_start_logs
+
     overrides = given(host=host, port=port, grace=grace, log_level=log_level, log_format=log_format)
+    if processes == 1:
+        return run_app(app, overrides=overrides, workers=workers, http=http)
+    from chimpbase._app.config import read_settings
+    from chimpbase.cli.discovery import find_target
+    from chimpbase.cli.fleet import Fleet
+
     target = find_target(app, environ=os.environ, directory=Path.cwd())
     settings = read_settings(overrides, environ=os.environ, project=target.project)
-    terminal = sys.stderr.isatty()
-    format = "text" if settings.log_format == "text" or (settings.log_format == "auto" and terminal) else "json"
-    paint = Paint.on_stream(sys.stderr, environ=os.environ)
-    set_up_logs(level=settings.log_level, format=format, stream=sys.stderr, colour=paint.on)
-    plan = Plan(
-        project=target.project,
-        workers=workers,
-        http=http,
-        overrides=overrides,
-        show=format == "text" and terminal,
-        notes=("Ctrl-C ends",),
-    )
-    return serve(load_app(target), plan, grace=settings.grace)
+    set_up_start_logs(settings)
+    message = {
+        "command": "start",
+        "app": app,
+        "overrides": overrides,
+        "workers": workers,
+        "http": http,
+        "debug": debug,
+    }
+    return Fleet(project=target.project, settings=settings, processes=processes, http=http, message=message).run()
