@@ -19,6 +19,7 @@ from chimpbase._app.workflows import Run
 from chimpbase._core.occurrence import Occurrence
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.retry import Retry
+from chimpbase._core.terms import EnqueueOptions
 
 __all__ = [
     "App",
@@ -26,6 +27,7 @@ __all__ = [
     "Cancel",
     "Ctx",
     "DeadLetter",
+    "EnqueueOptions",
     "Event",
     "Job",
     "Occurrence",

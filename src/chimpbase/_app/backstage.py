@@ -82,12 +82,21 @@ class Backstage:
             raise NotRegistered("queue", queue.name, self._queue_ids)
         return self._queue_ids[queue.name]
 
-    async def enqueue(self, frame: Frame, new: Sequence[NewJob]) -> list[JobId]:
-        """Store jobs in the transaction of a frame; outside of one, a single job in a commit shared with its likes."""
-        if not frame.unit.transactional and len(new) == 1:
-            return [await self._alone.submit(new[0])]
-        async with frame.statement() as connection:
-            return await jobs.enqueue(connection, new)
+    async def enqueue(self, frame: Frame, new: NewJob, payloads: Sequence[str]) -> list[JobId]:
+        """Store a job like `new` for each of the payloads, of which it has the first, in the transaction of a frame.
+
+        Outside of one, a single job goes in a commit shared with its likes, and several in a transaction of their own.
+        """
+        if len(payloads) == 1:
+            if not frame.unit.transactional:
+                return [await self._alone.submit(new)]
+            async with frame.statement() as connection:
+                return await jobs.enqueue(connection, (new,))
+        if frame.unit.transactional or jobs.fits_one_statement(payloads):
+            async with frame.statement() as connection:
+                return await jobs.enqueue_many(connection, new, payloads)
+        async with self.db.transaction() as connection:
+            return await jobs.enqueue_many(connection, new, payloads)
 
     async def _enqueue_together(self, new: list[NewJob]) -> list[JobId]:
         async with self.db.acquire() as connection:

@@ -121,10 +121,10 @@ class BoundStage:
             self._queue_ids[queue.name] = found
         return self._queue_ids[queue.name]
 
-    async def enqueue(self, frame: Frame, new: Sequence[NewJob]) -> list[JobId]:
+    async def enqueue(self, frame: Frame, new: NewJob, payloads: Sequence[str]) -> list[JobId]:
         """Store jobs in the caller's transaction."""
         async with frame.statement() as connection:
-            return await jobs.enqueue(connection, new)
+            return await jobs.enqueue_many(connection, new, payloads)
 
     def watch(self, run: str) -> NoReturn:
         """Refused: it waits for commits of others while the caller's transaction is held open."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from chimpbase._app.payloads import taken
 from chimpbase._app.queue_operations import QueueOperations, SyncQueueOperations
 from chimpbase._app.tokens import Queue
 from chimpbase._app.unit import Frame
 from chimpbase._app.waiter import Waiter
-from chimpbase._core.durations import seconds
-from chimpbase._core.errors import PayloadError, UsageError
-from chimpbase._core.names import check_key
-from chimpbase._core.values import JobId, NewJob
+from chimpbase._core.errors import PayloadError
+from chimpbase._core.terms import NO_TERMS, EnqueueOptions, Terms, read_options
+from chimpbase._core.values import JobId, NewJob, QueueId
 
 if TYPE_CHECKING:
     from chimpbase._app.definitions import Worker
@@ -31,124 +29,73 @@ class QueueClient(QueueOperations):
         self._backstage, self._frame, self._origin = backstage, frame, origin
 
     @overload
-    async def enqueue(
-        self,
-        queue: Queue[T] | Worker[T],
-        payload: T,
-        *,
-        delay: timedelta | float | None = None,
-        priority: int = 0,
-        max_attempts: int | None = None,
-        key: str | None = None,
-    ) -> JobId: ...
+    async def enqueue(self, queue: Queue[T] | Worker[T], payload: T, **options: Unpack[EnqueueOptions]) -> JobId: ...
     @overload
-    async def enqueue(
-        self,
-        queue: str,
-        payload: Any = None,
-        *,
-        delay: timedelta | float | None = None,
-        priority: int = 0,
-        max_attempts: int | None = None,
-        key: str | None = None,
-    ) -> JobId: ...
-    async def enqueue(
-        self,
-        queue: Any,
-        payload: Any = None,
-        *,
-        delay: timedelta | float | None = None,
-        priority: int = 0,
-        max_attempts: int | None = None,
-        key: str | None = None,
-    ) -> JobId:
+    async def enqueue(self, queue: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> JobId: ...
+    async def enqueue(self, queue: Any, payload: Any = None, **options: Unpack[EnqueueOptions]) -> JobId:
         """Enqueue a job: it exists if and only if this transaction commits. Its id.
 
-        `delay` is in seconds if a number; `priority` runs from -100 (first) to 100 (last); `max_attempts` overrides
-        the worker's. `key`, a tenant or an account for example, is what the limits and the order of a queue go by.
+        `EnqueueOptions` tells what the options mean.
 
         Raises:
             NotRegistered: no queue of that name.
             PayloadError: the payload does not fit the queue's type, or cannot be stored. No SQL was sent.
+            UsageError: an option is wrong. No SQL was sent.
         """
-        (id,) = await self._enqueue(queue, [payload], delay, priority, max_attempts, key)
+        (id,) = await self._enqueue(queue, (payload,), options)
         return id
 
     @overload
     async def enqueue_many(
-        self,
-        queue: Queue[T] | Worker[T],
-        payloads: Iterable[T],
-        *,
-        delay: timedelta | float | None = None,
-        priority: int = 0,
-        max_attempts: int | None = None,
-        key: str | None = None,
+        self, queue: Queue[T] | Worker[T], payloads: Iterable[T], **options: Unpack[EnqueueOptions]
     ) -> list[JobId]: ...
     @overload
     async def enqueue_many(
-        self,
-        queue: str,
-        payloads: Iterable[Any],
-        *,
-        delay: timedelta | float | None = None,
-        priority: int = 0,
-        max_attempts: int | None = None,
-        key: str | None = None,
+        self, queue: str, payloads: Iterable[Any], **options: Unpack[EnqueueOptions]
     ) -> list[JobId]: ...
-    async def enqueue_many(
-        self,
-        queue: Any,
-        payloads: Iterable[Any],
-        *,
-        delay: timedelta | float | None = None,
-        priority: int = 0,
-        max_attempts: int | None = None,
-        key: str | None = None,
-    ) -> list[JobId]:
-        """Enqueue many jobs at once, all or none of them; their ids, in order. The options are those of `enqueue`.
+    async def enqueue_many(self, queue: Any, payloads: Iterable[Any], **options: Unpack[EnqueueOptions]) -> list[JobId]:
+        """Enqueue many jobs at once, all or none of them; their ids, in order. The options hold for each of them.
 
         Raises:
             NotRegistered: no queue of that name.
             PayloadError: a payload does not fit; the reason names its place. No SQL was sent.
+            UsageError: an option is wrong. No SQL was sent.
         """
-        return await self._enqueue(queue, payloads, delay, priority, max_attempts, key)
+        return await self._enqueue(queue, payloads, options)
 
-    async def _enqueue(
-        self,
-        queue: Any,
-        payloads: Iterable[Any],
-        delay: timedelta | float | None,
-        priority: int,
-        max_attempts: int | None,
-        key: str | None,
-    ) -> list[JobId]:
+    async def _enqueue(self, queue: Any, payloads: Iterable[Any], options: Mapping[str, Any]) -> list[JobId]:
         token = self._backstage.registry.queue(queue)
-        delay_s = None if delay is None else seconds(delay, subject="delay").total_seconds()
-        priority = _whole(priority, "priority", -100, 100)
-        limit = None if max_attempts is None else _whole(max_attempts, "max_attempts", 1, 1000)
-        key = None if key is None else check_key("key", key)
+        terms = read_options(options) if options else NO_TERMS
         texts = list(_encoded(token, payloads, named=isinstance(queue, str)))
         if not texts:
             return []
         id, headers = await self._backstage.queue_id(token, self._frame), self._origin.headers()
-        new = [
-            NewJob(
-                queue=id,
-                payload=text,
-                delay_s=delay_s,
-                priority=priority,
-                max_attempts=limit,
-                headers=headers,
-                key=key,
-            )
-            for text in texts
-        ]
-        ids = await self._backstage.enqueue(self._frame, new)
-        engine = self._backstage.engine
-        self._frame.after_commit.append((lambda: engine.later(delay_s)) if delay_s else (lambda: engine.ready([id])))
+        new = NewJob(
+            queue=id,
+            payload=texts[0],
+            delay=terms.delay,
+            run_at=terms.run_at,
+            priority=terms.priority,
+            max_attempts=terms.max_attempts,
+            headers=headers,
+            key=terms.key,
+            terms=terms.stored,
+        )
+        ids = await self._backstage.enqueue(self._frame, new, texts)
+        self._frame.after_commit.append(self._wake(id, terms))
         await self._frame.unit.after_statement(self._frame)
         return ids
+
+    def _wake(self, queue: QueueId, terms: Terms) -> Callable[[], None]:
+        """What to tell the engine after the commit."""
+        engine = self._backstage.engine
+        if terms.run_at is not None:
+            # only the database's clock knows how long that is; the promoter asks it
+            return lambda: engine.later(0.0)
+        if terms.delay:
+            delay_s = terms.delay.total_seconds()
+            return lambda: engine.later(delay_s)
+        return lambda: engine.ready([queue])
 
 
 class SyncQueue(SyncQueueOperations):
@@ -158,29 +105,20 @@ class SyncQueue(SyncQueueOperations):
         self._client, self._wait = client, wait
 
     @overload
-    def enqueue(
-        self,
-        queue: Queue[T] | Worker[T],
-        payload: T,
-        *,
-        delay: timedelta | float | None = None,
-        priority: int = 0,
-        max_attempts: int | None = None,
-        key: str | None = None,
-    ) -> JobId: ...
+    def enqueue(self, queue: Queue[T] | Worker[T], payload: T, **options: Unpack[EnqueueOptions]) -> JobId: ...
     @overload
-    def enqueue(
-        self,
-        queue: str,
-        payload: Any = None,
-        *,
-        delay: timedelta | float | None = None,
-        priority: int = 0,
-        max_attempts: int | None = None,
-        key: str | None = None,
-    ) -> JobId: ...
-    def enqueue(self, queue: Any, payload: Any = None, **options: Any) -> JobId:
+    def enqueue(self, queue: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> JobId: ...
+    def enqueue(self, queue: Any, payload: Any = None, **options: Unpack[EnqueueOptions]) -> JobId:
         return self._wait(self._client().enqueue(queue, payload, **options))
+
+    @overload
+    def enqueue_many(
+        self, queue: Queue[T] | Worker[T], payloads: Iterable[T], **options: Unpack[EnqueueOptions]
+    ) -> list[JobId]: ...
+    @overload
+    def enqueue_many(self, queue: str, payloads: Iterable[Any], **options: Unpack[EnqueueOptions]) -> list[JobId]: ...
+    def enqueue_many(self, queue: Any, payloads: Iterable[Any], **options: Unpack[EnqueueOptions]) -> list[JobId]:
+        return self._wait(self._client().enqueue_many(queue, payloads, **options))
 
 
 def _encoded(token: Queue[Any], payloads: Iterable[Any], *, named: bool) -> Iterator[str]:
@@ -192,9 +130,3 @@ def _encoded(token: Queue[Any], payloads: Iterable[Any], *, named: bool) -> Iter
             if not place:
                 raise
             raise PayloadError(f"payload {place}: {error.reason}", path=error.path, subject=subject) from error
-
-
-def _whole(value: int, name: str, low: int, high: int) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise UsageError(f"{name} must be a whole number from {low} to {high}, not {value!r:.40}.")
-    return value

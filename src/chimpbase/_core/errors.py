@@ -28,6 +28,7 @@
     │   └── WrongState
     └── AttemptError          one attempt ended badly; it is stored, nobody need act
         ├── AttemptTimeout
+        ├── JobExpired
         ├── LeaseLost
         ├── ProcessLost
         ├── StepFailed
@@ -229,6 +230,10 @@ class AttemptError(ChimpbaseError):
 
 class AttemptTimeout(AttemptError):
     """The attempt ran longer than its `timeout`."""
+
+
+class JobExpired(AttemptError):
+    """The job's `not_after` had passed when a worker took it. It was not begun and is a dead letter now."""
 
 
 class LeaseLost(AttemptError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, NewType
 
 import msgspec
@@ -17,7 +17,7 @@ QueueKind = Literal["job", "delivery", "occurrence", "activation"]
 RunState = Literal["running", "sleeping", "waiting", "completed", "failed", "blocked"]
 StepKind = Literal["step", "sleep", "wait"]
 Misfire = Literal["skip", "last", "all"]
-DeathReason = Literal["exhausted", "crashed", "rejected", "unreadable"]
+DeathReason = Literal["exhausted", "crashed", "rejected", "unreadable", "expired"]
 
 #: Prefixes of the queues the runtime makes for itself; a user's queue may not begin with one.
 INTERNAL_QUEUES: Mapping[QueueKind, str] = {
@@ -30,24 +30,29 @@ INTERNAL_QUEUES: Mapping[QueueKind, str] = {
 ENDED_STATES: frozenset[RunState] = frozenset({"completed", "failed", "blocked"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
-    """A job about to be stored. `payload` and `headers` are JSON texts; `delay_s` None or 0 means ready at once."""
+class NewJob(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A job about to be stored. `payload`, `headers` and `terms` are JSON texts.
+
+    It is due at `run_at`, else after `delay`; with neither, or when that has passed, it is ready at once.
+    """
 
     queue: QueueId
     payload: str
-    delay_s: float | None = None
+    delay: timedelta | None = None
+    run_at: datetime | None = None
     priority: int = 0
     max_attempts: int | None = None
     headers: str | None = None
     key: str | None = None
+    terms: str | None = None
 
 
 class ClaimedJob(msgspec.Struct, frozen=True, gc=False):
     """A job leased to this process. (`id`, `attempt`) with the process is the fence of every later write.
 
     A `suspect` is one crash of its process away from the dead letters. `key` is what limits and order go by; `terms` is
-    what the enqueuer asked for this job alone, as JSON text. The fields stand in the order of the claim's
+    what the enqueuer asked for this job alone, as JSON text; with `expired` its deadline passed before the claim. The
+    fields stand in the order of the claim's
     columns. One is made for each job that runs: a struct costs a tenth of a frozen dataclass.
     """
 
@@ -64,6 +69,7 @@ class ClaimedJob(msgspec.Struct, frozen=True, gc=False):
     headers: str | None
     key: str | None
     terms: str | None
+    expired: bool = False
 
     @property
     def charged(self) -> int:

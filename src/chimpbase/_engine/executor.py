@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from time import perf_counter
 
-from chimpbase._core.errors import AttemptError, AttemptTimeout
+from chimpbase._core.errors import AttemptError, AttemptTimeout, JobExpired
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.text import name_and_message
 from chimpbase._core.values import ClaimedJob, JobId, ProcessId
@@ -55,6 +55,9 @@ class Executor:
         """
         attempt = Attempt(job=job, process=process, queue_name=handling.name)
         started_s = perf_counter()
+        if job.expired:
+            self._failed(handling, attempt, JobExpired("the job was not begun by its not_after"))
+            return
         try:
             outcome = await (handling.run(attempt) if handling.timeout is None else _in_time(handling, attempt))
         except asyncio.CancelledError as error:

@@ -8,8 +8,9 @@ from datetime import timedelta
 
 import msgspec
 
-from chimpbase._core.errors import OutcomeUnknown, Unreachable, UsageError
+from chimpbase._core.errors import JobExpired, OutcomeUnknown, Unreachable, UsageError
 from chimpbase._core.retry import Retry
+from chimpbase._core.terms import retry_of
 from chimpbase._core.text import describe_exception, scrub
 from chimpbase._core.values import ClaimedJob, DeathReason
 
@@ -34,10 +35,13 @@ class Bury:
 def decide(job: ClaimedJob, retry: Retry, error: BaseException, *, random: Callable[[], float]) -> Again | Bury:
     """What to do with a job whose attempt ended with `error`.
 
-    A database that went away, and a COMMIT whose outcome nobody knows, are not the job's fault: such an attempt is not
-    charged - but not for ever, for a job may also be what ends its connection each time. A definition or payload that
-    cannot work now will not work later.
+    One that came after its deadline was not begun, and never will be. A database that went away, and a COMMIT whose
+    outcome nobody knows, are not the job's fault: such an attempt is not charged - but not for ever, for a job may also
+    be what ends its connection each time. A definition or payload that cannot work now will not work later.
     """
+    if isinstance(error, JobExpired) and job.expired:
+        return Bury("expired")
+    retry = retry_of(job.terms, retry)
     if isinstance(error, Unreachable | OutcomeUnknown) and job.uncharged < _FREE_ATTEMPTS:
         return Again(retry.delay(1, random=random), charged=False)
     if isinstance(error, UsageError):

@@ -83,7 +83,7 @@ create table chimpbase.job_dead (
   headers text,
   errors jsonb,
   constraint job_dead_pkey PRIMARY KEY (id),
-  constraint job_dead_reason_check CHECK ((reason = ANY (ARRAY['exhausted'::text, 'crashed'::text, 'rejected'::text, 'unreadable'::text])))
+  constraint job_dead_reason_check CHECK ((reason = ANY (ARRAY['exhausted'::text, 'crashed'::text, 'rejected'::text, 'unreadable'::text, 'expired'::text])))
 );
 CREATE INDEX job_dead_queue ON chimpbase.job_dead USING btree (queue, died_at);
 
@@ -503,6 +503,14 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.duration_option(options jsonb, name text)
+ RETURNS interval
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select make_interval(secs => chimpbase.number_option(options, name, 0, 315619200))
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.enqueue(queue text, payload jsonb, options jsonb DEFAULT '{}'::jsonb)
  RETURNS bigint
  LANGUAGE plpgsql
@@ -510,9 +518,16 @@ AS $function$
 declare
   queue_id int;
 begin
-  perform chimpbase.check_options(options, array['delay', 'priority', 'max_attempts', 'key', 'headers']);
-  if octet_length(options ->> 'key') not between 1 and 512 then
-    raise exception using errcode = 'CB002', message = 'key must be text of 1 to 512 bytes';
+  perform chimpbase.check_options(options, array[
+    'delay', 'run_at', 'not_after', 'priority', 'key', 'max_attempts', 'retry', 'headers']);
+  -- null is as good as absent
+  select coalesce(jsonb_object_agg(key, value), '{}') into options
+  from jsonb_each(options) where jsonb_typeof(value) <> 'null';
+  if options ? 'delay' and options ? 'run_at' then
+    raise exception using errcode = 'CB002', message = 'give delay or run_at, not both';
+  end if;
+  if jsonb_typeof(options -> 'headers') <> 'object' then
+    raise exception using errcode = 'CB002', message = 'option headers must be an object';
   end if;
   select q.id into queue_id from chimpbase.queue q where q.name = enqueue.queue and q.kind = 'job';
   if not found then
@@ -520,51 +535,146 @@ begin
       hint = 'A queue exists once a process that declares it has started.';
   end if;
   return (chimpbase.enqueue_jobs(
-    array[queue_id], array[payload::text], array[make_interval(secs => (options ->> 'delay')::double precision)],
-    array[(options ->> 'priority')::smallint], array[(options ->> 'max_attempts')::int], array[options ->> 'headers'],
-    array[options ->> 'key']
+    array[queue_id], array[payload::text], array[chimpbase.duration_option(options, 'delay')],
+    array[chimpbase.instant_option(options, 'run_at')],
+    array[chimpbase.whole_option(options, 'priority', -100, 100)::smallint],
+    array[coalesce(chimpbase.whole_option(options, 'max_attempts', 1, 1000), (options #>> '{retry,max_attempts}')::int)],
+    array[options ->> 'headers'], array[chimpbase.key_option(options, 'key')], array[chimpbase.job_terms(options)]
   ))[1];
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION chimpbase.enqueue_jobs(queues integer[], payloads text[], delays interval[], priorities smallint[], max_attempts integer[], headers text[], keys text[] DEFAULT '{}'::text[])
+CREATE OR REPLACE FUNCTION chimpbase.enqueue_jobs(queues integer[], payloads text[], delays interval[], dues timestamp with time zone[], priorities smallint[], max_attempts integer[], headers text[], keys text[], terms text[], ids bigint[] DEFAULT NULL::bigint[])
  RETURNS bigint[]
  LANGUAGE plpgsql
 AS $function$
 declare
-  ids bigint[];
   gated int[];
 begin
-  select array_agg(nextval('chimpbase.job_id') order by n) into ids from generate_series(1, cardinality(queues)) n;
   select array_agg(gate.queue) into gated from chimpbase.gate where gate.queue = any (queues);
-  insert into chimpbase.job (id, sort, queue, key, payload, priority, max_attempts, headers)
-  select new.id, new.id, new.queue, new.key, new.payload, coalesce(new.priority, 0::smallint), new.max_attempts,
-    new.headers
-  from unnest(ids, queues, payloads, delays, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers, keys)
-    as new (id, queue, payload, delay, priority, max_attempts, headers, key)
-  where (new.delay is null or new.delay <= interval '0')
+  if ids is null then
+    select array_agg(nextval('chimpbase.job_id') order by n) into ids from generate_series(1, cardinality(queues)) n;
+  end if;
+  insert into chimpbase.job (id, sort, queue, payload, priority, max_attempts, headers, key, terms)
+  select new.id, new.id, new.queue, new.payload, coalesce(new.priority, 0::smallint), new.max_attempts, new.headers,
+    new.key, new.terms
+  from unnest(ids, queues, payloads, delays, dues, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers, keys,
+      enqueue_jobs.terms)
+    as new (id, queue, payload, delay, due, priority, max_attempts, headers, key, terms)
+  where coalesce(new.due, chimpbase.clock() + new.delay, '-infinity') <= chimpbase.clock()
     and (gated is null or new.queue <> all (gated));
-  insert into chimpbase.job_later (id, due_at, enqueued_at, queue, key, payload, priority, max_attempts, headers)
-  select new.id, chimpbase.clock() + new.delay, chimpbase.clock(), new.queue, new.key, new.payload,
-    coalesce(new.priority, 0::smallint), new.max_attempts, new.headers
-  from unnest(ids, queues, payloads, delays, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers, keys)
-    as new (id, queue, payload, delay, priority, max_attempts, headers, key)
-  where new.delay > interval '0';
+  if cardinality(delays) > 0 or cardinality(dues) > 0 then
+    insert into chimpbase.job_later (
+      id, due_at, enqueued_at, queue, payload, priority, max_attempts, headers, key, terms)
+    select new.id, coalesce(new.due, chimpbase.clock() + new.delay), chimpbase.clock(), new.queue, new.payload,
+      coalesce(new.priority, 0::smallint), new.max_attempts, new.headers, new.key, new.terms
+    from unnest(ids, queues, payloads, delays, dues, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers, keys,
+        enqueue_jobs.terms)
+      as new (id, queue, payload, delay, due, priority, max_attempts, headers, key, terms)
+    where coalesce(new.due, chimpbase.clock() + new.delay) > chimpbase.clock();
+  end if;
   if gated is null then
     return ids;
   end if;
   with waiting as (
-    insert into chimpbase.job_wait (id, enqueued_at, queue, key, payload, priority, max_attempts, headers)
+    insert into chimpbase.job_wait (id, enqueued_at, queue, key, payload, priority, max_attempts, headers, terms)
     select new.id, chimpbase.clock(), new.queue, coalesce(new.key, ''), new.payload,
-      coalesce(new.priority, 0::smallint), new.max_attempts, new.headers
-    from unnest(ids, queues, payloads, delays, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers, keys)
-      as new (id, queue, payload, delay, priority, max_attempts, headers, key)
-    where (new.delay is null or new.delay <= interval '0')
+      coalesce(new.priority, 0::smallint), new.max_attempts, new.headers, new.terms
+    from unnest(ids, queues, payloads, delays, dues, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers, keys,
+        enqueue_jobs.terms)
+      as new (id, queue, payload, delay, due, priority, max_attempts, headers, key, terms)
+    where coalesce(new.due, chimpbase.clock() + new.delay, '-infinity') <= chimpbase.clock()
       and new.queue = any (gated)
     returning queue, key
   )
   insert into chimpbase.key_news (queue, key) select distinct waiting.queue, waiting.key from waiting;
   return ids;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.instant_option(options jsonb, name text)
+ RETURNS timestamp with time zone
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+begin
+  if options -> name is null or jsonb_typeof(options -> name) = 'null' then
+    return null;
+  end if;
+  if jsonb_typeof(options -> name) = 'string'
+      and options ->> name ~ '^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d(:?\d\d)?)$' then
+    begin
+      return (options ->> name)::timestamptz;
+    exception when data_exception then
+      null;
+    end;
+  end if;
+  raise exception using errcode = 'CB002',
+    message = format('option %s must be an instant with an offset, such as 2027-01-31T09:00:00Z', name);
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.job_terms(options jsonb)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare
+  not_after timestamptz := chimpbase.instant_option(options, 'not_after');
+  retry jsonb := options -> 'retry';
+begin
+  if jsonb_typeof(retry) = 'null' then
+    retry := null;
+  end if;
+  if retry is not null then
+    perform chimpbase.check_options(retry, array['max_attempts', 'first', 'factor', 'cap', 'jitter']);
+    perform chimpbase.whole_option(retry, 'max_attempts', 1, 1000), chimpbase.number_option(retry, 'first', 0, 31622400),
+      chimpbase.number_option(retry, 'cap', 0, 31622400), chimpbase.number_option(retry, 'factor', 1, 100),
+      chimpbase.number_option(retry, 'jitter', 0, 1);
+    if coalesce((retry ->> 'first')::float8, 1) > coalesce((retry ->> 'cap')::float8, 3600) then
+      raise exception using errcode = 'CB002', message = 'retry waits longer at first than its cap allows';
+    end if;
+    if options ? 'max_attempts' and retry ? 'max_attempts' then
+      raise exception using errcode = 'CB002', message = 'max_attempts is given twice, by itself and in retry';
+    end if;
+  end if;
+  return nullif(jsonb_strip_nulls(jsonb_build_object(
+    'not_after', to_char(not_after at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'retry', retry)), '{}')::text;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.key_option(options jsonb, name text)
+ RETURNS text
+ LANGUAGE plpgsql
+ IMMUTABLE
+AS $function$
+begin
+  if options -> name is null or jsonb_typeof(options -> name) = 'null' then
+    return null;
+  end if;
+  if jsonb_typeof(options -> name) <> 'string' or not octet_length(options ->> name) between 1 and 512
+      or options ->> name ~ '[\u0001-\u001f\u007f-\u009f]' then
+    raise exception using errcode = 'CB002',
+      message = format('option %s must be a text of 1 to 512 bytes without control characters', name);
+  end if;
+  return options ->> name;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.number_option(options jsonb, name text, low double precision, high double precision)
+ RETURNS double precision
+ LANGUAGE plpgsql
+ IMMUTABLE
+AS $function$
+begin
+  if options -> name is null or jsonb_typeof(options -> name) = 'null' then
+    return null;
+  end if;
+  -- as numeric, which takes every JSON number: one that is far too large must be refused like any other
+  if jsonb_typeof(options -> name) <> 'number' or not (options ->> name)::numeric between low and high then
+    raise exception using errcode = 'CB002', message = format('option %s must be a number from %s to %s', name, low, high);
+  end if;
+  return (options ->> name)::double precision;
 end
 $function$;
 
@@ -593,8 +703,8 @@ begin
   from chimpbase.subscription s where s.topic = publish_event.topic;
   if queues is not null then
     perform chimpbase.enqueue_jobs(
-      queues, array_fill(publish_event.payload, array[cardinality(queues)]), array[]::interval[], array[]::smallint[],
-      array[]::int[], array_fill(caused, array[cardinality(queues)]));
+      queues, array_fill(publish_event.payload, array[cardinality(queues)]), '{}', '{}', '{}', '{}',
+      array_fill(caused, array[cardinality(queues)]), '{}', '{}');
   end if;
 end
 $function$;
@@ -738,6 +848,22 @@ begin
     else null;
   end case;
   return run_id;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.whole_option(options jsonb, name text, low integer, high integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ IMMUTABLE
+AS $function$
+declare
+  value double precision := chimpbase.number_option(options, name, low, high);
+begin
+  if value <> trunc(value) then
+    raise exception using errcode = 'CB002',
+      message = format('option %s must be a whole number from %s to %s', name, low, high);
+  end if;
+  return value;
 end
 $function$;
 

@@ -6,9 +6,10 @@ attempt): an id missing from an answer means that this process no longer holds t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import msgspec
 
@@ -18,6 +19,8 @@ from chimpbase._pg.db import Queryable
 from chimpbase._pg.statements import load
 
 _SQL = load("chimpbase._store", "jobs.sql")
+T = TypeVar("T")
+_MOST_ROWS, _MOST_CHARACTERS = 10_000, 8_000_000
 
 
 #: Before every job of a queue.
@@ -93,14 +96,65 @@ async def enqueue(connection: Queryable, jobs: Sequence[NewJob]) -> list[JobId]:
         *_SQL.enqueue.bind(
             queues=[job.queue for job in jobs],
             payloads=[job.payload for job in jobs],
-            delays=[None if job.delay_s is None else timedelta(seconds=job.delay_s) for job in jobs],
-            priorities=[job.priority for job in jobs],
-            max_attempts=[job.max_attempts for job in jobs],
+            delays=_given([job.delay for job in jobs]),
+            dues=_given([job.run_at for job in jobs]),
+            priorities=_given([job.priority for job in jobs]),
+            max_attempts=_given([job.max_attempts for job in jobs]),
             headers=[job.headers for job in jobs],
-            keys=[job.key for job in jobs],
+            keys=_given([job.key for job in jobs]),
+            terms=_given([job.terms for job in jobs]),
         )
     )
     return list(ids or ())
+
+
+def _given(column: list[T]) -> list[T]:
+    """The column, or nothing when no job has anything there: it is then as good as a column of nulls."""
+    return column if any(column) else []
+
+
+async def enqueue_many(connection: Queryable, new: NewJob, payloads: Sequence[str]) -> list[JobId]:
+    """Store a job like `new` for each of the payloads; their ids, in order.
+
+    Several statements when there are many: the caller sees to it that they are one transaction.
+    """
+    ids: list[JobId] = []
+    for some in _portions(payloads):
+        count = len(some)
+        ids += await connection.fetch_value(
+            *_SQL.enqueue_many.bind(
+                queues=[new.queue] * count,
+                payloads=some,
+                delays=_repeated(new.delay, count),
+                dues=_repeated(new.run_at, count),
+                priorities=_repeated(new.priority, count),
+                max_attempts=_repeated(new.max_attempts, count),
+                headers=[new.headers] * count,
+                keys=_repeated(new.key, count),
+                terms=_repeated(new.terms, count),
+            )
+        )
+    return ids
+
+
+def fits_one_statement(payloads: Sequence[str]) -> bool:
+    """Whether `enqueue_many` sends one statement, which then needs no transaction around it."""
+    return len(payloads) <= _MOST_ROWS and sum(map(len, payloads)) <= _MOST_CHARACTERS
+
+
+def _portions(payloads: Sequence[str]) -> Iterator[Sequence[str]]:
+    """What goes into one statement: bounded in rows and in bytes, for the server keeps all of it in memory."""
+    first = size = 0
+    for place, payload in enumerate(payloads):
+        size += len(payload)
+        if place > first and (place - first == _MOST_ROWS or size > _MOST_CHARACTERS):
+            yield payloads[first:place]
+            first, size = place, len(payload)
+    yield payloads[first:]
+
+
+def _repeated(value: T, count: int) -> list[T]:
+    return [value] * count if value else []
 
 
 async def claim(

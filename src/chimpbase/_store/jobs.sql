@@ -8,8 +8,15 @@
 -- name: enqueue
 -- Store jobs; one id each, in order.
 select chimpbase.enqueue_jobs(
-  :queues::int[], :payloads::text[], :delays::interval[], :priorities::smallint[], :max_attempts::int[], :headers::text[],
-  :keys::text[]
+  :queues::int[], :payloads::text[], :delays::interval[], :dues::timestamptz[], :priorities::smallint[],
+  :max_attempts::int[], :headers::text[], :keys::text[], :terms::text[]
+);
+
+-- name: enqueue_many
+-- Store jobs that differ in their payloads alone; one id each, in order.
+select chimpbase.enqueue_jobs(
+  :queues::int[], :payloads::text[], :delays::interval[], :dues::timestamptz[], :priorities::smallint[],
+  :max_attempts::int[], :headers::text[], :keys::text[], :terms::text[]
 );
 
 -- name: claim
@@ -52,7 +59,9 @@ from ready
 where job.id = ready.id
   and (not ready.suspect or ready.id = (select min(id) from ready where suspect))
 returning job.id, job.queue, job.priority, job.sort, job.attempt, job.uncharged, ready.suspect, job.max_attempts,
-  job.enqueued_at, job.payload, job.headers, job.key, job.terms;
+  job.enqueued_at, job.payload, job.headers, job.key, job.terms,
+  job.terms is not null and coalesce((job.terms::jsonb ->> 'not_after')::timestamptz < chimpbase.clock(), false)
+    as expired;
 
 -- name: finish
 -- Remove jobs that this process still holds, keeping history where the queue wants it; the ids of those removed.

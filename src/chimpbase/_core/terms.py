@@ -1,0 +1,144 @@
+"""Terms: what is asked for one job alone, beside its payload; and how that is written with the job and read again.
+
+Invariant: whatever passed `read_options` can be stored. Exceptions cannot be: a job's own `Retry` brings counts and
+times, and which errors are worth another attempt stays the worker's to say. Absent on purpose: the present instant;
+`run_at` and `not_after` are compared with the database's clock where they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypedDict
+
+import msgspec
+
+from chimpbase._core.durations import seconds
+from chimpbase._core.errors import UsageError
+from chimpbase._core.names import check_key
+from chimpbase._core.retry import MAX_ATTEMPTS, Retry
+
+_LOWEST, _HIGHEST = -100, 100
+
+
+class EnqueueOptions(TypedDict, total=False):
+    """What may be asked for when a job is enqueued. Every option may be None, which is as good as leaving it out.
+
+    `delay`: run it that much later (seconds if a number). `run_at`: not before that instant, which must have a time
+    zone. `not_after`: a job that no worker has begun by that instant becomes a dead letter, reason `expired`.
+    `priority`: -100 (first) to 100 (last). `key`: what limits and order go by, such as a tenant; 1 to 512 bytes.
+    `max_attempts` and `retry` override the worker's; of a `Retry` the counts and times are taken, since classes of
+    exceptions cannot be stored with a job.
+    """
+
+    delay: timedelta | float | None
+    run_at: datetime | None
+    not_after: datetime | None
+    priority: int | None
+    key: str | None
+    max_attempts: int | None
+    retry: Retry | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """Options that were read: checked, and in the form in which they are stored. `stored` is JSON text."""
+
+    delay: timedelta | None = None
+    run_at: datetime | None = None
+    priority: int = 0
+    key: str | None = None
+    max_attempts: int | None = None
+    stored: str | None = None
+
+
+NO_TERMS = Terms()
+
+
+def read_options(options: Mapping[str, Any]) -> Terms:
+    """Check what was asked for.
+
+    Raises:
+        UsageError: an option that there is not, that has a wrong value, or that contradicts another one.
+        PayloadError: a key that cannot be one.
+    """
+    unknown = options.keys() - EnqueueOptions.__annotations__.keys()
+    if unknown:
+        known = ", ".join(EnqueueOptions.__annotations__)
+        raise UsageError(f"enqueue has no option {min(unknown)!r}; it has {known}.")
+    given = {name: value for name, value in options.items() if value is not None}
+    if "delay" in given and "run_at" in given:
+        raise UsageError("A job is enqueued with delay= or with run_at=, not with both.")
+    if "retry" in given and "max_attempts" in given:
+        raise UsageError("A job is enqueued with retry= or with max_attempts=, not with both: a Retry has its own.")
+    retry = _retry(given.get("retry"))
+    attempts = retry.max_attempts if retry else _whole(given.get("max_attempts"), "max_attempts", 1, MAX_ATTEMPTS)
+    return Terms(
+        delay=seconds(given["delay"], subject="delay") if "delay" in given else None,
+        run_at=_instant(given.get("run_at"), "run_at"),
+        priority=_whole(given.get("priority"), "priority", _LOWEST, _HIGHEST) or 0,
+        key=check_key("key", given["key"]) if "key" in given else None,
+        max_attempts=attempts,
+        stored=_stored(retry, _instant(given.get("not_after"), "not_after")),
+    )
+
+
+def retry_of(stored: str | None, retry: Retry) -> Retry:
+    """The worker's policy `retry`, with what the job's own terms put in its place."""
+    if stored is None or '"retry"' not in stored:
+        return retry
+    try:
+        own = msgspec.json.decode(stored)["retry"]
+        changes = {name: own[name] for name in ("factor", "jitter") if name in own}
+        changes |= {name: timedelta(seconds=own[name]) for name in ("first", "cap") if name in own}
+        return replace(retry, **changes)
+    except (ValueError, TypeError, KeyError, UsageError):
+        # somebody wrote it past the door, and a failure must always lead somewhere
+        return retry
+
+
+def _stored(retry: Retry | None, not_after: datetime | None) -> str | None:
+    terms: dict[str, object] = {}
+    if not_after is not None:
+        terms["not_after"] = not_after.astimezone(UTC).isoformat()
+    if retry is not None:
+        terms["retry"] = {
+            "first": retry.first.total_seconds(),
+            "factor": retry.factor,
+            "cap": retry.cap.total_seconds(),
+            "jitter": retry.jitter,
+        }
+    return msgspec.json.encode(terms).decode() if terms else None
+
+
+def _retry(value: object) -> Retry | None:
+    if value is not None and not isinstance(value, Retry):
+        raise UsageError(f"retry must be a Retry, not {value!r:.60}. Pass Retry(max_attempts=...).")
+    if value is not None and (value.retry_on != (Exception,) or value.give_up_on):
+        raise UsageError(
+            "The Retry of one job cannot name exceptions, since they cannot be stored with it. Give retry_on and "
+            "give_up_on to the worker."
+        )
+    return value
+
+
+def _instant(value: object, name: str) -> datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, datetime):
+        raise UsageError(f"{name} must be a datetime with a time zone, not {value!r:.60}.")
+    if value.utcoffset() is None:
+        raise UsageError(f"{name} has no time zone, so it is no instant. Pass datetime(..., tzinfo=UTC).")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise UsageError(f"{name} is {value}, which has no counterpart in UTC. Pass an instant of this era.") from None
+
+
+def _whole(value: object, name: str, low: int, high: int) -> int | None:
+    if value is None:
+        return None
+    if type(value) is not int or not low <= value <= high:
+        raise UsageError(f"{name} must be a whole number from {low} to {high}, not {value!r:.40}.")
+    return value
