@@ -10,6 +10,7 @@ from chimpbase._app.app import App
 from chimpbase._app.blueprint import Blueprint
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.decorators import action, cron, step, subscribe, worker, workflow
+from chimpbase._app.kv_token import KV
 from chimpbase._app.origin import Job
 from chimpbase._app.runtime import Runtime
 from chimpbase._app.sync import SyncCtx
@@ -22,6 +23,7 @@ from chimpbase._core.retry import Retry
 from chimpbase._core.terms import EnqueueOptions
 
 __all__ = [
+    "KV",
     "App",
     "Blueprint",
     "Cancel",

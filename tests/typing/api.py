@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, assert_type
 
 from chimpbase import (
+    KV,
     App,
     Cancel,
     Ctx,
@@ -88,6 +89,30 @@ async def callers(ctx: Ctx, app: App) -> None:
     assert_type(await ctx.call(cancel_order, 1), bool)
     await place_order(ctx, "a")  # type: ignore[arg-type]
     await app.call(place_order)  # type: ignore[call-overload]
+
+
+quotes = KV("quotes", Order, ttl=timedelta(minutes=5))
+hits = KV("hits", int, cache=True)
+anything = KV("anything")
+
+
+async def keys(ctx: Ctx, sync: SyncCtx) -> None:
+    assert_type(quotes, KV[Order])
+    assert_type(anything, KV[Any])
+    assert_type(await ctx.kv(quotes).get("a"), Order | None)
+    assert_type(await ctx.kv(quotes).get("a", 0), Order | int)
+    assert_type(await ctx.kv(quotes).set("a", Order(1)), int)
+    assert_type(await ctx.kv(quotes).set("a", Order(1), if_absent=True), int | None)
+    assert_type(await ctx.kv(quotes).get_many(["a"]), dict[str, Order])
+    assert_type([entry.value for entry in await ctx.kv(quotes).entries("a")], list[Order])
+    assert_type(await ctx.kv(hits).incr("a"), int)
+    assert_type(sync.kv(hits).get("a"), int | None)
+    await ctx.kv(quotes).set("a", Ship(1))  # type: ignore[call-overload]
+    await ctx.kv.set("a", Ship(1), ttl=5)
+    async with ctx.kv.lock("a", ttl=30) as lock:
+        assert_type(lock.fence, int)
+    with sync.kv.lock("a") as held:
+        held.check()
 
 
 @worker(ships, retry=Retry(max_attempts=8), timeout=timedelta(minutes=1))

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from chimpbase._app.crew import Crew
+from chimpbase._app.kv_lanes import KvLanes
 from chimpbase._app.registry import Registry
 from chimpbase._app.tokens import Queue
 from chimpbase._app.unit import Frame, Unit
@@ -30,6 +31,7 @@ class Backstage:
         self,
         *,
         db: Db,
+        lanes: Db,
         engine: Engine,
         registry: Registry,
         secrets: Mapping[str, str],
@@ -40,6 +42,7 @@ class Backstage:
     ) -> None:
         self.db, self.engine, self.registry, self.secrets = db, engine, registry, secrets
         self.threads, self.crew, self.new_id, self.new_trace = threads, crew, new_id, new_trace
+        self.kv = KvLanes(lanes)
         self._queue_ids: dict[str, QueueId] = {}
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._alone: Coalescer[NewJob, JobId] = Coalescer(self._enqueue_together, max_batch=1000, lanes=2)

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from chimpbase._app.unit import AfterCommit, Frame
+from chimpbase._app.unit import AfterCommit, Frame, Held
 from chimpbase._app.waiter import in_place
 from chimpbase._core.errors import UsageError
 from chimpbase._core.values import QueueId
@@ -61,6 +61,7 @@ class BoundUnit:
 
     def __init__(self, connection: Foreign, *, title: str, wakes: PendingWakes) -> None:
         self._connection, self.title, self._wakes = connection, title, wakes
+        self.holdings: dict[tuple[str, str], Held] = {}
         self._tasks: set[asyncio.Future[None]] = set()
         self.root = Frame(self, parent=None)
 

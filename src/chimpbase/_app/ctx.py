@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from chimpbase._app.db_client import DbClient
 from chimpbase._app.invoke import invoke
 from chimpbase._app.kv_client import KvClient
+from chimpbase._app.kv_values import PLAIN
 from chimpbase._app.origin import Job, Origin
 from chimpbase._app.pubsub_client import PubSubClient
 from chimpbase._app.queue_client import QueueClient
@@ -41,7 +42,7 @@ class Ctx:
         self._queue: QueueClient | None = None
         self._pubsub: PubSubClient | None = None
         self._workflow: WorkflowClient | None = None
-        self._kv: KvClient | None = None
+        self._kv: KvClient[Any] | None = None
 
     @property
     def db(self) -> DbClient:
@@ -68,9 +69,9 @@ class Ctx:
         return client
 
     @property
-    def kv(self) -> KvClient:
+    def kv(self) -> KvClient[Any]:
         """Keys and values."""
-        client = self._kv = self._kv or KvClient(self._frame)
+        client = self._kv = self._kv or KvClient(self._backstage, self._frame, PLAIN)
         return client
 
     @property

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from chimpbase._app.definitions import Action, Cron, Definition, Step, Subscription, Worker, Workflow
+from chimpbase._app.kv_token import KV
 from chimpbase._app.tokens import Event, Queue, Signal, Token
 from chimpbase._core.codec import Codec, codec_for
 from chimpbase._core.errors import AlreadyRegistered, NotRegistered, UsageError
@@ -18,8 +19,8 @@ T = TypeVar("T")
 
 #: Definitions with a queue behind them, which a process works.
 Queued = Worker[Any] | Subscription[Any] | Cron | Workflow[Any, Any]
-Entry = Queued | Action[..., Any] | Step[..., Any] | Queue[Any] | Event[Any] | Signal[Any]
-_KINDS = (Worker, Subscription, Cron, Workflow, Action, Step, Queue, Event, Signal)
+Entry = Queued | Action[..., Any] | Step[..., Any] | Queue[Any] | Event[Any] | Signal[Any] | KV[Any]
+_KINDS = (Worker, Subscription, Cron, Workflow, Action, Step, Queue, Event, Signal, KV)
 
 
 class Registry:
@@ -32,7 +33,7 @@ class Registry:
         self._crons: dict[str, Cron] = {}
         self._workflows: dict[tuple[str, int], Workflow[Any, Any]] = {}
         self._steps: dict[str, Step[..., Any]] = {}
-        self._tokens: dict[str, dict[str, Token[Any]]] = {"queue": {}, "event": {}, "signal": {}}
+        self._tokens: dict[str, dict[str, Token[Any]]] = {"queue": {}, "event": {}, "signal": {}, "namespace": {}}
 
     def add(self, entry: object) -> None:
         """Add a definition or a token. The same one twice is once.
@@ -64,7 +65,7 @@ class Registry:
                 self._put(self._workflows, (entry.name, entry.version), entry)
             case Step():
                 self._put(self._steps, entry.name, entry)
-            case Queue() | Event() | Signal():
+            case Queue() | Event() | Signal() | KV():
                 self._add_token(entry)
 
     # Look-ups by what a verb was given: a definition, a token, or a name
@@ -103,6 +104,14 @@ class Registry:
             return given
         known: Any = self._tokens["signal"].get(given)
         return known if known is not None else Signal(check_name("signal", given))
+
+    def known(self, kind: str, name: str) -> Any:
+        """The registered token of a kind that may also be used without being registered; None when there is none.
+
+        Raises:
+            UsageError: it cannot be a name.
+        """
+        return self._tokens[kind].get(check_name(kind, name))
 
     def workflow(self, given: Workflow[Any, Any] | str) -> Workflow[Any, Any]:
         """The workflow given, or the highest registered version of that name.
@@ -156,17 +165,6 @@ class Registry:
         for kind in (self._actions, self._workers, self._subscriptions, self._crons, self._workflows, self._steps):
             yield from (definition for _, definition in sorted(kind.items()))
 
-    def forgotten(self) -> list[Definition]:
-        """Definitions that stand in the modules of registered ones, but nobody registered. Steps need not be."""
-        known = {id(definition.function) for definition in self.definitions()}
-        modules = {definition.function.__module__ for definition in self.definitions()}
-        found: dict[int, Definition] = {}
-        for module in (sys.modules.get(name) for name in modules):
-            for value in list(vars(module).values()) if module else ():
-                if isinstance(value, Definition) and not isinstance(value, Step) and id(value.function) not in known:
-                    found[id(value.function)] = value
-        return list(found.values())
-
     def _put(self, kind: dict[Any, D], key: object, definition: D) -> None:
         known = kind.setdefault(key, definition)
         if known is not definition:
@@ -177,13 +175,25 @@ class Registry:
 
     def _add_token(self, token: Token[Any]) -> None:
         known = self._tokens[token.kind].setdefault(token.name, token)
-        if known is not token and known.type != token.type:
+        if known is not token and known.traits() != token.traits():
             raise AlreadyRegistered(
-                f"Two tokens of {token.kind} {token.name!r} name different types: {known!r}, {token!r}. Use one token."
+                f"Two tokens of {token.kind} {token.name!r} differ: {known!r}, {token!r}. Use one token."
             )
 
     def _token(self, kind: str, name: str) -> Any:
         return _found(kind, name, self._tokens[kind])
+
+
+def forgotten(registry: Registry) -> list[Definition]:
+    """Definitions that stand in the modules of registered ones, but nobody registered. Steps need not be."""
+    known = {id(definition.function) for definition in registry.definitions()}
+    modules = {definition.function.__module__ for definition in registry.definitions()}
+    found: dict[int, Definition] = {}
+    for module in (sys.modules.get(name) for name in modules):
+        for value in list(vars(module).values()) if module else ():
+            if isinstance(value, Definition) and not isinstance(value, Step) and id(value.function) not in known:
+                found[id(value.function)] = value
+    return list(found.values())
 
 
 def flatten(entries: Iterable[object]) -> Iterator[object]:

@@ -30,7 +30,7 @@ from chimpbase._app.edges import Edge, EdgeEntry, make_edge
 from chimpbase._app.handlers import handling, queue_spec
 from chimpbase._app.invoke import invoke
 from chimpbase._app.origin import Origin
-from chimpbase._app.registry import Registry
+from chimpbase._app.registry import Registry, forgotten
 from chimpbase._app.schema import bring_up_to_date
 from chimpbase._app.threads import Threads
 from chimpbase._app.unit import Unit
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _log = logging.getLogger("chimpbase.runtime")
-_LANES = 4
+_LANES = 6
 
 #: The engine's own statements are few and all go by index; left to itself the planner once took a table that was empty
 #: when it planned for one that always is, and read it whole for each of a million jobs.
@@ -230,8 +230,8 @@ class Runtime:
             ]
             self._rooms.push_async_callback(self._stop_engine, engine)
             await engine.start(handlings)
-        for forgotten in self.app.registry.forgotten():
-            _log.warning("%s is defined but not registered; add it to App(register=[...])", forgotten.title)
+        for lost in forgotten(self.app.registry):
+            _log.warning("%s is defined but not registered; add it to App(register=[...])", lost.title)
         if self.http:
             await self._start_edge("http")
 
@@ -302,6 +302,7 @@ class Runtime:
         self._rooms.push_async_callback(asyncio.to_thread, crew.stop)
         return Backstage(
             db=db,
+            lanes=self._lanes or db,
             engine=engine,
             registry=self.app.registry,
             secrets=read_secrets(self.settings, environ=os.environ, project=self.project),

@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Protocol
 
+from chimpbase._app.kv_lanes import KvLanes
 from chimpbase._app.registry import Registry
 from chimpbase._app.tokens import Queue
 from chimpbase._app.unit import Frame, Unit
@@ -42,6 +43,11 @@ class Stage(Protocol):
     def threads(self) -> Executor | None: ...
     @property
     def is_sync(self) -> bool: ...
+    @property
+    def kv(self) -> KvLanes | None:
+        """Keys and values beside any transaction; None where there is only the caller's."""
+        ...
+
     @property
     def new_id(self) -> Callable[[], str]: ...
 

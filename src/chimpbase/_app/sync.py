@@ -12,7 +12,8 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from chimpbase._app.db_client import DbClient, SyncDb
 from chimpbase._app.definitions import Action, Step
-from chimpbase._app.kv_client import KvClient, SyncKv
+from chimpbase._app.kv_client import KvClient
+from chimpbase._app.kv_sync import SyncKv
 from chimpbase._app.origin import Job
 from chimpbase._app.pubsub_client import PubSubClient, SyncPubSub
 from chimpbase._app.queue_client import QueueClient, SyncQueue
@@ -35,7 +36,7 @@ class AsyncContext(Protocol):
     @property
     def workflow(self) -> WorkflowClient: ...
     @property
-    def kv(self) -> KvClient: ...
+    def kv(self) -> KvClient[Any]: ...
     @property
     def job(self) -> Job: ...
     @property

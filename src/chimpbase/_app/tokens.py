@@ -37,6 +37,10 @@ class Token(Generic[T]):
     def _check_reserved(self) -> None:
         """Refuse a name that belongs to the runtime."""
 
+    def traits(self) -> tuple[Any, ...]:
+        """What two tokens of one name must have in common."""
+        return (self.type,)
+
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.name!r}, {getattr(self.type, '__name__', self.type)})"
 

@@ -27,6 +27,18 @@ _IDLE_WARNING_S = 5.0
 AfterCommit = Callable[[], "Awaitable[None] | None"]
 
 
+class Held(Protocol):
+    """Something outside of the transaction that it holds until its end, such as a lock."""
+
+    async def confirm(self, connection: Connection | None) -> None:
+        """Raise when the transaction must not commit, because it is not held any more."""
+        ...
+
+    async def let_go(self) -> None:
+        """The transaction has ended, one way or the other. Raises nothing."""
+        ...
+
+
 class Work(Protocol):
     """The transaction of which frames are the levels: a `Unit`, or one that belongs to the caller (`bind_unit`)."""
 
@@ -36,6 +48,10 @@ class Work(Protocol):
     def transactional(self) -> bool: ...
     @property
     def opened(self) -> bool: ...
+    @property
+    def holdings(self) -> dict[tuple[str, str], Held]:
+        """What is held until this transaction ends, by what it is called."""
+        ...
 
     def connection(self, frame: Frame) -> AbstractAsyncContextManager[Transactional]: ...
     async def rollback(self) -> None: ...
@@ -53,13 +69,14 @@ class Work(Protocol):
 class Unit:
     """One transaction of one handler, called `title` in messages; without `transaction` each statement commits."""
 
-    __slots__ = ("_connection", "_db", "_ended", "_idle", "_title", "_transactional", "committed", "root")
+    __slots__ = ("_connection", "_db", "_ended", "_idle", "_title", "_transactional", "committed", "holdings", "root")
 
     def __init__(self, db: Db, *, title: str, transaction: bool = True) -> None:
         self._db, self._title, self._transactional = db, title, transaction
         self._connection: Connection | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._ended = False
+        self.holdings: dict[tuple[str, str], Held] = {}
         self.committed = False
         self.root = Frame(self, parent=None)
 
@@ -116,7 +133,10 @@ class Unit:
         connection, cancelled = self._connection, None
         self._watch_idle(None)
         if connection is None:
-            self._ended = True
+            try:
+                await self._confirm(None)
+            finally:
+                self._ended = True
         else:
             try:
                 if connection.transaction_status() == "failed":
@@ -125,6 +145,7 @@ class Unit:
                         "Let the error through, or put what may fail into `async with ctx.savepoint()`.",
                         sqlstate="25P02",
                     )
+                await self._confirm(connection)
                 if before is not None:
                     await before(connection)
                 self._ended = True
@@ -135,6 +156,7 @@ class Unit:
                 raise
             self._connection = None
             await self._db.give_back(connection)
+        await self._let_go()
         await self._after(self.root.after_commit)
         if cancelled is not None:
             raise cancelled
@@ -147,6 +169,7 @@ class Unit:
         if connection is not None:
             # give_back rolls back whatever is open, or drops the connection when it cannot
             await asyncio.shield(self._db.give_back(connection))
+        await self._let_go()
 
     async def after_statement(self, frame: Frame) -> None:
         """In plain mode what should follow a commit follows each statement."""
@@ -165,6 +188,14 @@ class Unit:
             self._connection = await self._db.begin()
         await frame.save(self._connection)
         return self._connection
+
+    async def _confirm(self, connection: Connection | None) -> None:
+        for held in self.holdings.values():
+            await held.confirm(connection)
+
+    async def _let_go(self) -> None:
+        while self.holdings:
+            await asyncio.shield(self.holdings.popitem()[1].let_go())
 
     async def _after(self, callbacks: list[AfterCommit]) -> None:
         for callback in callbacks:

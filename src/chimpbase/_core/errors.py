@@ -25,6 +25,7 @@
     ├── NotFound              it does not exist
     ├── Conflict              someone was first
     │   ├── AlreadyStarted
+    │   ├── LockLost
     │   └── WrongState
     └── AttemptError          one attempt ended badly; it is stored, nobody need act
         ├── AttemptTimeout
@@ -214,6 +215,14 @@ class AlreadyStarted(Conflict):
     def __init__(self, workflow: str, id: str) -> None:
         self.workflow, self.id = workflow, id
         super().__init__(f"A run of workflow {workflow!r} with id {id!r} exists. Use another id, or signal that run.")
+
+
+class LockLost(Conflict):
+    """A lock ran out while it was held, and may be somebody else's; `name` and `fence` are those it was held under."""
+
+    def __init__(self, name: str, fence: int) -> None:
+        self.name, self.fence = name, fence
+        super().__init__(f"Lock {name!r} was lost under fence {fence}. Give it a longer ttl, or do less under it.")
 
 
 class WrongState(Conflict):

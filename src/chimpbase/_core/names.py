@@ -66,3 +66,25 @@ def check_key(kind: str, key: str) -> str:
     if size > MAX_KEY_BYTES:
         raise PayloadError(f"is {size} bytes long; the limit is {MAX_KEY_BYTES}. Use a hash of it", subject=kind)
     return key
+
+
+#: Above every key: no key of 512 bytes is as long.
+ABOVE_ALL_KEYS = "\U0010ffff" * (MAX_KEY_BYTES // 4 + 1)
+
+
+def check_prefix(kind: str, prefix: str) -> str:
+    """Return `prefix` if keys may begin with it; the empty one begins them all.
+
+    Raises: PayloadError.
+    """
+    return prefix if prefix == "" else check_key(kind, prefix)
+
+
+def after_prefix(prefix: str) -> str:
+    """The first text, in the order of code points and so of UTF-8 bytes, that comes after all that begin so."""
+    kept = prefix.rstrip("\U0010ffff")
+    if not kept:
+        return ABOVE_ALL_KEYS
+    # what comes after U+D7FF are surrogates, which are no characters
+    following = 0xE000 if kept[-1] == "\ud7ff" else ord(kept[-1]) + 1
+    return kept[:-1] + chr(following)

@@ -25,6 +25,7 @@ from chimpbase._engine.host import is_gone, this_host
 from chimpbase._engine.keepers import Lookout, Promoter, Pruner, Rescuer
 from chimpbase._engine.scheduler import Scheduler
 from chimpbase._engine.service import Service
+from chimpbase._engine.sweeper import Sweeper
 from chimpbase._pg.bell import Bell
 from chimpbase._pg.db import Db
 from chimpbase._pg.listener import Listener
@@ -169,9 +170,10 @@ class Engine:
             random=self._random,
         )
         pruner = Pruner(self._db, days_ahead=7, every_s=600, random=self._random)
+        sweeper = Sweeper(self._db, every_s=60, clock=asyncio.get_running_loop().time, random=self._random)
         # the day's history must be there before any job ends: one that ends while it is attached is refused by it
         await pruner.tick()
-        self._services = [self._promoter, scheduler, rescuer, pruner, canceller, self._claimer, lookout]
+        self._services = [self._promoter, scheduler, rescuer, pruner, sweeper, canceller, self._claimer, lookout]
         for service in self._services:
             service.start()
         if self._make_listener is not None:

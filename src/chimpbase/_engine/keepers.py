@@ -15,7 +15,7 @@ from chimpbase._engine.failures import error_record
 from chimpbase._engine.service import Service
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
-from chimpbase._store import jobs, kv, outlook, partitions, processes, schedules
+from chimpbase._store import jobs, outlook, partitions, processes, schedules
 
 _BATCH = 1000
 _ORPHANS_S = 60.0
@@ -137,7 +137,7 @@ class Rescuer(Service):
 
 
 class Pruner(Service):
-    """Keeps the database small: days of history, old occurrences, expired keys."""
+    """Keeps the database small: days of history, old occurrences."""
 
     def __init__(self, db: Db, *, days_ahead: int, every_s: float, random: Callable[[], float]) -> None:
         super().__init__(random=random)
@@ -153,8 +153,7 @@ class Pruner(Service):
                     await partitions.create(connection, day=day)
             for day in sorted(day for day in days if day < kept):
                 await partitions.drop(connection, day=day)
-            swept = await kv.sweep(connection, max_rows=_BATCH)
-            swept = max(swept, await schedules.prune(connection, age=timedelta(days=7), max_rows=_BATCH))
+            swept = await schedules.prune(connection, age=timedelta(days=7), max_rows=_BATCH)
         return 0 if swept == _BATCH else self._every_s
 
 

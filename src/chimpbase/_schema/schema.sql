@@ -2,6 +2,10 @@
 
 create sequence chimpbase.job_id as bigint;
 
+create sequence chimpbase.kv_cache_version as bigint cache 1000;
+
+create sequence chimpbase.kv_version as bigint;
+
 create table chimpbase.event (
   id bigint not null generated always as identity,
   topic text not null,
@@ -190,17 +194,14 @@ create table chimpbase.key_news (
 CREATE INDEX key_news_queue ON chimpbase.key_news USING btree (queue);
 
 create table chimpbase.kv (
+  cached boolean not null default false,
   namespace text not null default ''::text,
   key text not null,
-  version bigint not null default 1,
+  version bigint not null default nextval('chimpbase.kv_version'::regclass),
   expires_at timestamp with time zone,
   value text not null,
-  constraint kv_pkey PRIMARY KEY (namespace, key)
-) with (
-  fillfactor=80,
-  autovacuum_vacuum_scale_factor=0.02,
-  autovacuum_vacuum_cost_delay=0
-);
+  constraint kv_pkey PRIMARY KEY (cached, namespace, key)
+) partition by list (cached);
 
 create table chimpbase.migration (
   scope text not null,

@@ -241,12 +241,24 @@ create index signal_run on chimpbase.signal (run, name, id);
 
 -- Key-value ------------------------------------------------------------------------------------------------------------
 
+-- A version is never given twice, not even to a pair that was deleted and set again: a compare-and-set cannot be fooled.
+-- Those of the cache are only unique and do not grow, because drawing them in order would cost a flush of the log.
+create sequence chimpbase.kv_version as bigint;
+create sequence chimpbase.kv_cache_version as bigint cache 1000;
+
 -- No index on `expires_at`: a set stays a HOT update. Readers judge expiry themselves; the sweep only frees space.
+-- Keys are compared byte for byte, so that a prefix is a range of the primary key.
 create table chimpbase.kv (
-  namespace     text not null default '',
-  key           text not null,
-  version       bigint not null default 1,
+  cached        boolean not null default false,
+  namespace     text collate "C" not null default '',
+  key           text collate "C" not null,
+  version       bigint not null default nextval('chimpbase.kv_version'),
   expires_at    timestamptz,
   value         text not null,
-  primary key (namespace, key)
-) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+  primary key (cached, namespace, key)
+) partition by list (cached);
+create table chimpbase.kv_durable partition of chimpbase.kv for values in (false)
+with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+-- Emptied by a crash of the server, absent on its replicas, and written without a flush of the log.
+create unlogged table chimpbase.kv_cache partition of chimpbase.kv for values in (true)
+with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
