@@ -72,11 +72,15 @@ async def test_a_lock_is_renewed_while_it_is_held(start: Start, outside: asyncpg
 async def test_losing_a_lock_ends_its_block(start: Start, outside: asyncpg.Connection) -> None:
     app = App("locks")
     async with start(app, workers=False):
+        seen = list[bool]()
         with pytest.raises(LockLost, match="'a' was lost"):
             async with app.ctx.kv.lock("a", ttl=0.2) as lock:
                 await outside.execute(TAKEN)
-                await asyncio.Event().wait()
-        assert lock.lost
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    seen.append(lock.lost)
+        assert seen == [True]
         assert await outside.fetchval("select expires_at > now() - interval '1 s' from chimpbase.kv")
 
 
