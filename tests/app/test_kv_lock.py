@@ -61,9 +61,8 @@ async def test_a_lock_is_renewed_while_it_is_held(start: Start, outside: asyncpg
             first = await outside.fetchval("select expires_at from chimpbase.kv")
 
             async def renewed() -> bool:
-                return await outside.fetchval(
-                    "select expires_at > $1::timestamptz + interval '300 ms' from chimpbase.kv", first
-                )
+                question = "select expires_at > $1::timestamptz + interval '300 ms' from chimpbase.kv"
+                return bool(await outside.fetchval(question, first))
 
             await until(renewed)
         await until(lambda: outside.fetchval("select expires_at <= now() from chimpbase.kv"))
