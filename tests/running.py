@@ -82,7 +82,7 @@ def listen_to_engine(runtime: Runtime, ear: Ear) -> Ear:
 
 async def left_over(outside: asyncpg.Connection) -> dict[str, int]:
     """How many rows the tables of unfinished work hold; those with none are left out."""
-    tables = ("job", "job_later", "job_dead", "event", "run", "signal", "kv")
+    tables = ("job", "job_wait", "job_later", "job_dead", "event", "run", "signal", "kv")
     counts = {table: await outside.fetchval(f"select count(*) from chimpbase.{table}") for table in tables}
     return {table: count for table, count in counts.items() if count}
 
@@ -95,7 +95,8 @@ async def notes(outside: asyncpg.Connection) -> list[str]:
 async def is_idle(outside: asyncpg.Connection) -> bool:
     """Whether no job is ready, running or waiting for its time."""
     return not await outside.fetchval(
-        "select exists (select from chimpbase.job union all select from chimpbase.job_later)"
+        "select exists (select from chimpbase.job union all select from chimpbase.job_later "
+        "union all select from chimpbase.job_wait)"
     )
 
 

@@ -17,6 +17,7 @@ from chimpbase._app.sync import SyncCtx
 from chimpbase._app.tokens import Event, Queue, Signal
 from chimpbase._app.wf import Wf
 from chimpbase._app.workflows import Run
+from chimpbase._core.limits import Limits, Rate
 from chimpbase._core.occurrence import Occurrence
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.retry import Retry
@@ -32,8 +33,10 @@ __all__ = [
     "EnqueueOptions",
     "Event",
     "Job",
+    "Limits",
     "Occurrence",
     "Queue",
+    "Rate",
     "Retry",
     "Run",
     "Runtime",

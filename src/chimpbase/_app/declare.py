@@ -14,7 +14,7 @@ from chimpbase._app.registry import Queued, Registry
 from chimpbase._core.values import QueueId, QueueSpec, ScheduleSpec, SubscriptionSpec
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
-from chimpbase._store import events, queues, runs, schedules
+from chimpbase._store import events, gates, queues, runs, schedules
 
 
 async def declare(db: Db, registry: Registry) -> dict[str, QueueId]:
@@ -26,6 +26,8 @@ async def declare(db: Db, registry: Registry) -> dict[str, QueueId]:
     async with db.acquire() as connection:
         if specs:
             await queues.register(connection, list(specs.values()))
+            limits = {spec.name: spec.limits for spec in specs.values() if spec.limits is not None}
+            await gates.declare(connection, limits=limits)
         ids = {name: id for name, (id, _) in (await queues.list_all(connection)).items()}
         await _subscribe(connection, definitions, ids)
         await _schedule(connection, definitions, ids)

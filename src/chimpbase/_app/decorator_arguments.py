@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.definitions import Definition, Executor, source_of
 from chimpbase._app.sync import SyncCtx
 from chimpbase._core.durations import seconds
 from chimpbase._core.errors import UsageError
+from chimpbase._core.limits import Limits
 from chimpbase._core.outcomes import Outcome
 from chimpbase._core.parameters import Parameters
 
@@ -53,6 +54,12 @@ def _name(annotation: Any) -> str:
 
 def timeout_of(value: timedelta | float | None) -> timedelta | None:
     return None if value is None else seconds(value, subject="timeout", minimum=timedelta(milliseconds=1))
+
+
+def limits_of(value: Limits | None) -> Limits | None:
+    if value is None or isinstance(cast(object, value), Limits):
+        return value
+    raise UsageError(f"limits must be Limits(...), not {value!r:.60}.")
 
 
 def slots_of(value: int | None) -> int | None:

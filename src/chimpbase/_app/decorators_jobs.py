@@ -11,6 +11,7 @@ from chimpbase._app.decorator_arguments import (
     Keeper,
     check_payload,
     executor_of,
+    limits_of,
     payload_type,
     slots_of,
     timeout_of,
@@ -19,6 +20,7 @@ from chimpbase._app.definitions import Cron, Executor, Subscription, Worker, sou
 from chimpbase._app.tokens import Event, Queue
 from chimpbase._core.cron import Cadence
 from chimpbase._core.errors import UsageError
+from chimpbase._core.limits import Limits
 from chimpbase._core.occurrence import Occurrence
 from chimpbase._core.retry import Retry
 from chimpbase._core.values import Misfire
@@ -37,6 +39,7 @@ class WorkerDecorator(Keeper):
         retry: Retry | None = ...,
         timeout: timedelta | float | None = ...,
         concurrency: int | None = ...,
+        limits: Limits | None = ...,
         transaction: bool = ...,
         executor: Executor = ...,
     ) -> Callable[[Handler[T]], Worker[T]]: ...
@@ -48,6 +51,7 @@ class WorkerDecorator(Keeper):
         retry: Retry | None = ...,
         timeout: timedelta | float | None = ...,
         concurrency: int | None = ...,
+        limits: Limits | None = ...,
         transaction: bool = ...,
         executor: Executor = ...,
     ) -> Callable[[Handler[Any]], Worker[Any]]: ...
@@ -58,13 +62,14 @@ class WorkerDecorator(Keeper):
         retry: Retry | None = None,
         timeout: timedelta | float | None = None,
         concurrency: int | None = None,
+        limits: Limits | None = None,
         transaction: bool = True,
         executor: Executor = "thread",
     ) -> Callable[[Handler[Any]], Worker[Any]]:
         """Define the handler of a queue. The payload type is the token's, or for a bare name the handler's annotation.
 
         `timeout` is for one attempt, in seconds if a number. `concurrency` is for one
-        process (default: the setting of that name). With `transaction` (the
+        process (default: the setting of that name), `limits` are for all of them together. With `transaction` (the
         default) the handler's writes and the job's completion commit together, so its effects in the database happen
         exactly once; without it each operation commits by itself and the job runs at least once.
 
@@ -91,6 +96,7 @@ class WorkerDecorator(Keeper):
                     retry=retry or Retry(),
                     timeout=timeout_of(timeout),
                     concurrency=slots_of(concurrency),
+                    limits=limits_of(limits),
                     transaction=transaction,
                     executor=executor_of(executor),
                 )
@@ -111,6 +117,7 @@ class SubscribeDecorator(Keeper):
         retry: Retry | None = ...,
         timeout: timedelta | float | None = ...,
         concurrency: int | None = ...,
+        limits: Limits | None = ...,
         transaction: bool = ...,
     ) -> Callable[[Handler[T]], Subscription[T]]: ...
     @overload
@@ -122,6 +129,7 @@ class SubscribeDecorator(Keeper):
         retry: Retry | None = ...,
         timeout: timedelta | float | None = ...,
         concurrency: int | None = ...,
+        limits: Limits | None = ...,
         transaction: bool = ...,
     ) -> Callable[[Handler[Any]], Subscription[Any]]: ...
     def subscribe(
@@ -132,6 +140,7 @@ class SubscribeDecorator(Keeper):
         retry: Retry | None = None,
         timeout: timedelta | float | None = None,
         concurrency: int | None = None,
+        limits: Limits | None = None,
         transaction: bool = True,
     ) -> Callable[[Handler[Any]], Subscription[Any]]:
         """Define a subscription: what is done about each event of a topic.
@@ -158,6 +167,7 @@ class SubscribeDecorator(Keeper):
                     retry=retry or Retry(),
                     timeout=timeout_of(timeout),
                     concurrency=slots_of(concurrency),
+                    limits=limits_of(limits),
                     transaction=transaction,
                 )
             )

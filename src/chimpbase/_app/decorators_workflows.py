@@ -7,10 +7,11 @@ from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from chimpbase._app.ctx import Ctx
-from chimpbase._app.decorator_arguments import Keeper, slots_of, timeout_of
+from chimpbase._app.decorator_arguments import Keeper, limits_of, slots_of, timeout_of
 from chimpbase._app.definitions import Step, Workflow
 from chimpbase._app.sync import SyncCtx
 from chimpbase._app.wf import Wf
+from chimpbase._core.limits import Limits
 from chimpbase._core.retry import Retry
 
 P = ParamSpec("P")
@@ -84,11 +85,13 @@ class StepDecorator(Keeper):
 class WorkflowDecorator(Keeper):
     """`workflow`."""
 
-    def workflow(self, name: str, *, version: int = 1, concurrency: int = 100) -> _DecorateWorkflow:
+    def workflow(
+        self, name: str, *, version: int = 1, concurrency: int = 100, limits: Limits | None = None
+    ) -> _DecorateWorkflow:
         """Define a workflow: an async function of `wf` and at most one input, whose runs survive crashes and restarts.
 
         Runs keep to the `version` they started with. `concurrency` is how many activations one process runs at a
-        time; a run that sleeps or waits takes no place.
+        time, `limits` are for the activations in all processes; a run that sleeps or waits takes no place.
 
         Example:
             >>> @workflow("checkout", version=1)
@@ -101,7 +104,13 @@ class WorkflowDecorator(Keeper):
 
         def decorate(function: Callable[..., Awaitable[Any]]) -> Workflow[Any, Any]:
             return self._keep(
-                Workflow(name=name, function=function, version=version, concurrency=slots_of(concurrency) or 1)
+                Workflow(
+                    name=name,
+                    function=function,
+                    version=version,
+                    concurrency=slots_of(concurrency) or 1,
+                    limits=limits_of(limits),
+                )
             )
 
         return decorate

@@ -15,6 +15,7 @@ from chimpbase._app.tokens import Event, Queue
 from chimpbase._core.codec import Codec, codec_for
 from chimpbase._core.cron import Cadence
 from chimpbase._core.errors import UsageError
+from chimpbase._core.limits import Limits
 from chimpbase._core.names import check_name
 from chimpbase._core.parameters import Parameters
 from chimpbase._core.retry import Retry
@@ -127,6 +128,7 @@ class Worker(Definition, Generic[T]):
     retry: Retry
     timeout: timedelta | None
     concurrency: int | None
+    limits: Limits | None
     transaction: bool
     executor: Executor = "thread"
     kind = "worker"
@@ -148,6 +150,7 @@ class Subscription(Definition, Generic[T]):
     retry: Retry
     timeout: timedelta | None
     concurrency: int | None
+    limits: Limits | None
     transaction: bool
     kind = "subscription"
 
@@ -188,6 +191,7 @@ class Workflow(Definition, Generic[T, R]):
 
     version: int
     concurrency: int
+    limits: Limits | None
     parameters: Parameters = field(init=False, repr=False)
     kind = "workflow"
 
@@ -197,6 +201,10 @@ class Workflow(Definition, Generic[T, R]):
             raise UsageError(f"{self.title}: version must be a whole number from 1, not {self.version!r}.")
         if not self.is_async:
             raise UsageError(f"{self.title} must be `async def`: it waits. Put blocking work into steps.")
+        if self.limits and self.limits.by_key:
+            raise UsageError(
+                f"{self.title}: a run has no key; only Limits(concurrency=, rate=) hold for its activations."
+            )
         object.__setattr__(self, "parameters", Parameters.from_function(self.function))
         if len(self.parameters.items) > 1:
             raise UsageError(

@@ -6,6 +6,7 @@ A handler's own transaction, when it opened one, also carries the completion of 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, cast
 
@@ -37,13 +38,23 @@ def queue_spec(definition: Queued) -> QueueSpec:
     name = queue_name(definition)
     match definition:
         case Worker():
-            return QueueSpec(name=name, kind="job", max_attempts=definition.retry.max_attempts)
+            return QueueSpec(
+                name=name, kind="job", max_attempts=definition.retry.max_attempts, limits=_limits(definition)
+            )
         case Subscription():
-            return QueueSpec(name=name, kind="delivery", max_attempts=definition.retry.max_attempts)
+            return QueueSpec(
+                name=name, kind="delivery", max_attempts=definition.retry.max_attempts, limits=_limits(definition)
+            )
         case Cron():
             return QueueSpec(name=name, kind="occurrence", max_attempts=definition.retry.max_attempts)
         case Workflow():
-            return QueueSpec(name=name, kind="activation", max_attempts=_ACTIVATION_RETRY.max_attempts)
+            return QueueSpec(
+                name=name, kind="activation", max_attempts=_ACTIVATION_RETRY.max_attempts, limits=_limits(definition)
+            )
+
+
+def _limits(definition: Worker[Any] | Subscription[Any] | Workflow[Any, Any]) -> Mapping[str, object]:
+    return definition.limits.stored() if definition.limits else {}
 
 
 def handling(backstage: Backstage, definition: Queued, queue: QueueId, *, concurrency: int) -> Handling:

@@ -14,12 +14,16 @@ from chimpbase._core.values import ClaimedJob
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """The job behind this call. `attempt` counts from 1 and leaves out attempts that were not charged."""
+    """The job behind this call. `attempt` counts from 1 and leaves out attempts that were not charged.
+
+    `key` is what it was enqueued with, for limits and order to go by.
+    """
 
     id: int
     queue: str
     attempt: int
     enqueued_at: datetime
+    key: str | None = None
 
 
 class Origin:
@@ -62,7 +66,7 @@ class Origin:
         job = self._claimed
         if job is None:
             return None
-        return Job(id=job.id, queue=self._queue, attempt=job.charged, enqueued_at=job.enqueued_at)
+        return Job(id=job.id, queue=self._queue, attempt=job.charged, enqueued_at=job.enqueued_at, key=job.key)
 
     @property
     def idempotency_key(self) -> str | None:

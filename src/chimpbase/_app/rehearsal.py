@@ -31,7 +31,7 @@ from chimpbase._engine.host import this_host
 from chimpbase._engine.scheduler import Scheduler
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
-from chimpbase._store import jobs, processes, queues, rehearsal, schedules
+from chimpbase._store import gates, jobs, processes, queues, rehearsal, schedules
 
 Ending = Literal["completed", "retried", "snoozed", "cancelled", "dead"]
 
@@ -266,7 +266,11 @@ class _Crew:
             demand = jobs.Demand(queue=queue, jobs=1, after=jobs.FROM_THE_START)
             if claimed := await jobs.claim(connection, process=self._process, demands=[demand], suspects=True):
                 return claimed[0]
-            open_queues.remove(queue)  # somebody else's transaction holds its next job
+            admitted = await gates.admit(connection, queue=queue, process=self._process, demand=1, suspects=True)
+            if admitted.jobs:
+                return admitted.jobs[0]
+            if not admitted.more:  # its limits, or somebody else's transaction, hold its next job
+                open_queues.remove(queue)
         return None
 
 

@@ -79,11 +79,15 @@ class ClaimedJob(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueSpec:
-    """What a process knows about a queue it declares; written to the queue's row. None leaves the limit as it is."""
+    """What a process knows about a queue it declares. None leaves what the database has of it as it is.
+
+    `limits` are as `Limits.stored` gives them: none at all is a word, too.
+    """
 
     name: str
     kind: QueueKind
     max_attempts: int | None
+    limits: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from chimpbase._engine.activator import Activator
 from chimpbase._engine.attempt import Handling
 from chimpbase._engine.canceller import Canceller
 from chimpbase._engine.claimer import Claimer
+from chimpbase._engine.claims import Claims
 from chimpbase._engine.executor import Executor
 from chimpbase._engine.finisher import Finisher
 from chimpbase._engine.heart import Heart
@@ -140,9 +141,15 @@ class Engine:
             executor,
             self._finisher,
             handlings,
-            process=self._current,
-            holdings=self._holdings,
-            doubt_s=lease_s,
+            make_claims=lambda on_doubt: Claims(
+                self._db,
+                self._finisher,
+                process=self._current,
+                holdings=self._holdings,
+                doubt_s=lease_s,
+                on_doubt=on_doubt,
+            ),
+            on_freed=lambda queue: self.ready([queue]),
             random=self._random,
         )
         scheduler = Scheduler(self._db, on_ready=self.ready, random=self._random)
@@ -162,6 +169,7 @@ class Engine:
             queues=queues,
             poll_s=poll_s,
             on_ready=lambda queues: claimer.ready(queues, sweep=True),
+            on_gated=claimer.gated,
             on_paused=claimer.hold_back,
             promoter=self._promoter,
             scheduler=scheduler,

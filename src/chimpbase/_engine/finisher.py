@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from chimpbase._core.errors import DatabaseError, OutcomeUnknown
@@ -134,6 +134,7 @@ class Finisher:
         random: Callable[[], float],
     ) -> None:
         self._holdings = holdings
+        self._watcher: Callable[[Iterable[tuple[JobId, int]]], None] | None = None
 
         def lane(settle: Callable[..., Awaitable[set[JobId]]]) -> _Lane[_End]:
             return _Lane(db, settle, process=process, random=random, on_settled=self._settled)
@@ -142,6 +143,10 @@ class Finisher:
         self._dead_letter, self._give_back = lane(jobs.dead_letter), lane(jobs.give_back)
         self._cancel = lane(cancels.finish)
         self._pending = 0
+
+    def watch_settled(self, watcher: Callable[[Iterable[tuple[JobId, int]]], None]) -> None:
+        """Hear of each (id, attempt) that is held no longer, once that is committed."""
+        self._watcher = watcher
 
     @property
     def pending(self) -> int:
@@ -184,4 +189,7 @@ class Finisher:
 
     def _settled(self, ends: Sequence[_End]) -> None:
         self._pending -= len(ends)
-        self._holdings.difference_update((end.id, end.attempt) for end in ends)
+        settled = [(end.id, end.attempt) for end in ends]
+        self._holdings.difference_update(settled)
+        if self._watcher is not None:
+            self._watcher(settled)

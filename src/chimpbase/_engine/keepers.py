@@ -15,7 +15,7 @@ from chimpbase._engine.failures import error_record
 from chimpbase._engine.service import Service
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
-from chimpbase._store import jobs, outlook, partitions, processes, schedules
+from chimpbase._store import gates, jobs, outlook, partitions, processes, schedules
 
 _BATCH = 1000
 _ORPHANS_S = 60.0
@@ -31,6 +31,7 @@ class Lookout(Service):
         queues: Sequence[QueueId],
         poll_s: float,
         on_ready: Callable[[Sequence[QueueId]], None],
+        on_gated: Callable[[Sequence[QueueId]], None],
         on_paused: Callable[[Sequence[QueueId]], None],
         promoter: Service,
         scheduler: Service,
@@ -40,13 +41,14 @@ class Lookout(Service):
     ) -> None:
         super().__init__(random=random)
         self._db, self._queues, self._poll_s = db, queues, poll_s
-        self._on_ready, self._on_paused = on_ready, on_paused
+        self._on_ready, self._on_gated, self._on_paused = on_ready, on_gated, on_paused
         self._canceller = canceller
         self._promoter, self._scheduler, self._rescuer = promoter, scheduler, rescuer
 
     async def tick(self) -> float | None:
         async with self._db.acquire() as connection:
             seen = await outlook.look(connection, queues=self._queues)
+        self._on_gated(seen.gated)
         self._on_ready(seen.ready)
         self._on_paused(seen.paused)
         for due_s, keeper in ((seen.later_s, self._promoter), (seen.schedule_s, self._scheduler)):
@@ -154,6 +156,7 @@ class Pruner(Service):
             for day in sorted(day for day in days if day < kept):
                 await partitions.drop(connection, day=day)
             swept = await schedules.prune(connection, age=timedelta(days=7), max_rows=_BATCH)
+            swept = max(swept, await gates.prune(connection, max_rows=_BATCH))
         return 0 if swept == _BATCH else self._every_s
 
 

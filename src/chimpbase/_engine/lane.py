@@ -26,7 +26,8 @@ _BREATH = 64
 
 class Lane:
     """`hot`: a claim may find something. `on_hungry` is called when it would be good to claim again, `on_suspect_ended`
-    when a job that may kill its process has not.
+    when a job that may kill its process has not, `on_ended` after each attempt. A lane is `gated` when its queue has
+    limits: it then holds nothing ahead of its slots, for whatever is leased counts as running.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class Lane:
         *,
         on_hungry: Callable[[], None],
         on_suspect_ended: Callable[[], None],
+        on_ended: Callable[[ClaimedJob], None],
     ) -> None:
         self.handling = handling
-        self.hot = True
+        self.hot, self.gated = True, False
+        self._on_ended = on_ended
         self._executor, self._on_hungry, self._on_suspect_ended = executor, on_hungry, on_suspect_ended
         self._process: ProcessId | None = None
         self._buffer: deque[ClaimedJob] = deque()
@@ -75,7 +78,7 @@ class Lane:
         room = self.handling.slots + ahead - self.held
         if room <= 0 or (room < max(1, min(self.handling.slots, ahead) // 2) and self.free == 0):
             return None
-        if now >= self._sweep_at():
+        if self.gated or now >= self._sweep_at():
             self._hint = FROM_THE_START
         return Demand(queue=self.handling.queue, jobs=room, after=self._hint)
 
@@ -207,6 +210,8 @@ class Lane:
                 self._learn(perf_counter() - began_s)
                 if job.suspect:
                     self._on_suspect_ended()
+                if self.gated:
+                    self._on_ended(job)
                 if self._quiet is not None and not self._began and not self._quiet.done():
                     self._quiet.set_result(None)
             if slot in self._ending:  # the handler swallowed its cancellation, but this slot is over
@@ -228,7 +233,7 @@ class Lane:
 
     def _ahead(self) -> int:
         """How many jobs may wait for a slot. None where a job may be tried only once: a crash charges all it holds."""
-        if self._mean_s is None or self.handling.retry.max_attempts == 1:
+        if self._mean_s is None or self.gated or self.handling.retry.max_attempts == 1:
             return 0
         return min(_MOST_AHEAD, int(self.handling.slots * _AHEAD_S / max(self._mean_s, 1e-6)))
 

@@ -342,6 +342,99 @@ create table chimpbase.workflow (
   constraint workflow_version_check CHECK ((version > 0))
 );
 
+CREATE OR REPLACE FUNCTION chimpbase.admit(queue integer, process bigint, demand integer, suspects boolean, OUT jobs chimpbase.job[], OUT more boolean, OUT opens_s double precision)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+declare
+  gate chimpbase.gate;
+  limits jsonb;
+  moment timestamptz;
+  max_crashes int;
+  burst double precision;
+  speed double precision;
+  bucket double precision;
+  busy jsonb;
+  running int;
+  strays boolean;
+  room int;
+  passed chimpbase.job[];
+begin
+  jobs := '{}';
+  more := false;
+  select g.* into gate from chimpbase.gate g where g.queue = admit.queue for update;
+  if not found then
+    return;
+  end if;
+  -- read after the wait for the turn: clock() stands still while a statement waits
+  moment := chimpbase.clock() + (clock_timestamp() - statement_timestamp());
+  if not gate.settled then
+    perform chimpbase.settle_gate(gate.queue, moment);
+  end if;
+  perform 1 from chimpbase.process p where p.id = admit.process and p.dead_at is null for key share;
+  if not found then
+    return;
+  end if;
+  select q.max_crashes into max_crashes from chimpbase.queue q where q.id = gate.queue and q.paused_at is null;
+  if not found then
+    return;
+  end if;
+  strays := exists (select 1 from chimpbase.job j where j.queue = gate.queue and j.process is null);
+  if chimpbase.gather_at_gate(gate.queue, moment, strays) then
+    more := true;
+    return;
+  end if;
+  select coalesce(sum(held), 0), coalesce(jsonb_object_agg(counted.key, held), '{}') into running, busy
+  from (
+    select coalesce(j.key, '') as key, count(*) as held
+    from chimpbase.job j where j.queue = gate.queue and j.process is not null
+    group by 1) as counted;
+  limits := chimpbase.limits_of(gate);
+  burst := limits #>> '{rate,burst}';
+  if burst is not null then
+    speed := (limits #>> '{rate,limit}')::float8 / (limits #>> '{rate,per}')::float8;
+    bucket := chimpbase.refill(gate.tokens, gate.refilled_at, moment, speed, burst);
+  end if;
+  room := least(demand, (limits ->> 'concurrency')::int - running, floor(bucket + 1e-6));
+  if limits ?| array['fair', 'ordered', 'key_concurrency', 'key_rate'] then
+    update chimpbase.job_key k set is_full = false, open_at = moment
+    where k.queue = gate.queue and k.is_full
+      and coalesce((busy ->> k.key)::int, 0)
+        < case when limits ? 'ordered' then 1 else coalesce((limits ->> 'key_concurrency')::int, 2147483647) end;
+    while room > cardinality(jobs) loop
+      select turn.busy, turn.passed into busy, passed
+      from chimpbase.pass_by_turn(
+        gate, room - cardinality(jobs), admit.process, moment, max_crashes, suspects, busy) as turn;
+      exit when passed is null;
+      suspects := suspects and not exists (
+        select 1 from unnest(passed) as one where one.crashes > 0 and one.crashes + 1 >= max_crashes);
+      jobs := jobs || passed;
+    end loop;
+    if room > cardinality(jobs) then
+      select extract(epoch from k.open_at - moment) into opens_s from chimpbase.job_key k
+      where k.queue = gate.queue and k.open_at > moment order by k.open_at limit 1;
+    end if;
+  elsif room > 0 then
+    jobs := chimpbase.pass_gate(
+      array(
+        select w.id from chimpbase.job_wait w
+        where w.queue = gate.queue and (suspects or w.crashes = 0 or w.crashes + 1 < max_crashes)
+        order by w.priority, w.id limit room for update skip locked),
+      admit.process, moment, max_crashes, suspects);
+  end if;
+  if burst is not null then
+    bucket := bucket - cardinality(jobs);
+    if jobs <> '{}' then
+      update chimpbase.gate g set tokens = bucket, refilled_at = moment where g.queue = gate.queue;
+    end if;
+    if bucket < 1 - 1e-6 then
+      opens_s := greatest(opens_s, (1 - bucket) / speed);
+    end if;
+  end if;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.cancel(job bigint, options jsonb DEFAULT '{}'::jsonb)
  RETURNS text
  LANGUAGE plpgsql
@@ -387,6 +480,11 @@ begin
     ),
     gone as (
       select * from later union all select * from waiting union all select * from ready
+    ),
+    told as (
+      -- one that was to be retried may have held up its key behind a gate
+      insert into chimpbase.key_news (queue, key)
+      select gone.queue, gone.key from gone join chimpbase.gate on gate.queue = gone.queue where gone.key is not null
     ),
     kept as (
       insert into chimpbase.job_done (
@@ -593,6 +691,60 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.gate_opens_at(gate chimpbase.gate)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select gate.refilled_at + make_interval(secs =>
+    greatest(0, 1 - coalesce(gate.tokens, 1)) * (rate ->> 'per')::float8 / (rate ->> 'limit')::float8)
+  from (select chimpbase.limits_of(gate) -> 'rate' as rate) as limits
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.gather_at_gate(queue integer, moment timestamp with time zone, strays boolean)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+declare
+  most constant int := 10000;
+  moved int := 0;
+begin
+  if strays then
+    with stray as (
+      select id from chimpbase.job
+      where job.queue = gather_at_gate.queue and process is null
+      order by priority, sort limit most
+      for update skip locked
+    ),
+    gone as (
+      delete from chimpbase.job using stray where job.id = stray.id returning job.*
+    ),
+    told as (
+      insert into chimpbase.key_news (queue, key)
+      select distinct gone.queue, coalesce(gone.key, '') from gone
+    )
+    insert into chimpbase.job_wait (
+      id, enqueued_at, queue, attempt, uncharged, max_attempts, priority, crashes, key, terms, payload, headers, errors)
+    select id, enqueued_at, gone.queue, attempt, uncharged, max_attempts, priority, crashes, coalesce(key, ''), terms,
+      payload, headers, errors
+    from gone;
+    get diagnostics moved = row_count;
+  end if;
+  with news as (
+    delete from chimpbase.key_news
+    where ctid = any (array(
+      select ctid from chimpbase.key_news where key_news.queue = gather_at_gate.queue limit most))
+    returning key
+  )
+  insert into chimpbase.job_key (queue, key, open_at, refilled_at)
+  select gather_at_gate.queue, news.key, moment, moment from news group by news.key
+  on conflict (queue, key) do update set open_at = excluded.open_at
+  where not job_key.is_full and (job_key.open_at is null or job_key.open_at > excluded.open_at);
+  return moved = most or exists (select 1 from chimpbase.key_news where key_news.queue = gather_at_gate.queue);
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.instant_option(options jsonb, name text)
  RETURNS timestamp with time zone
  LANGUAGE plpgsql
@@ -662,6 +814,14 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.limits_of(gate chimpbase.gate)
+ RETURNS jsonb
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select jsonb_strip_nulls(gate.declared || gate.override)
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.number_option(options jsonb, name text, low double precision, high double precision)
  RETURNS double precision
  LANGUAGE plpgsql
@@ -676,6 +836,116 @@ begin
     raise exception using errcode = 'CB002', message = format('option %s must be a number from %s to %s', name, low, high);
   end if;
   return (options ->> name)::double precision;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.pass_by_turn(gate chimpbase.gate, room integer, process bigint, moment timestamp with time zone, max_crashes integer, suspects boolean, INOUT busy jsonb, OUT passed chimpbase.job[])
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+declare
+  limits constant jsonb := chimpbase.limits_of(gate);
+  in_line constant boolean := limits ->> 'ordered' = 'strict';
+  most constant int := case when limits ? 'ordered' then 1 else (limits ->> 'key_concurrency')::int end;
+  burst constant double precision := limits #>> '{key_rate,burst}';
+  speed constant double precision := (limits #>> '{key_rate,limit}')::float8 / (limits #>> '{key_rate,per}')::float8;
+  turn text[];
+  ids bigint[];
+  served jsonb;
+begin
+  select array_agg(key order by open_at) into turn from (
+    select key, open_at from chimpbase.job_key
+    where queue = gate.queue and open_at <= moment
+    order by open_at limit room) as next;
+  if turn is null then
+    return;
+  end if;
+  with stray as (
+    select distinct key from chimpbase.job where in_line and queue = gate.queue and job.process is null
+  )
+  select array_agg(head.id order by next.place, head.place) into ids
+  from unnest(turn) with ordinality as next (key, place)
+  join chimpbase.job_key k on k.queue = gate.queue and k.key = next.key
+  cross join lateral (
+    select w.id, row_number() over () as place from chimpbase.job_wait w
+    where w.queue = gate.queue and w.key = next.key
+      and (in_line and w.key <> '' or suspects or w.crashes = 0 or w.crashes + 1 < max_crashes)
+    order by w.priority, w.id
+    limit greatest(0, least(
+      greatest(1, room / cardinality(turn)),
+      case when k.key <> '' then most - coalesce((busy ->> k.key)::int, 0) end,
+      case when k.key <> '' and burst is not null
+        then floor(chimpbase.refill(k.tokens, k.refilled_at, moment, speed, burst) + 1e-6) end))
+  ) as head
+  where not (
+    in_line and next.key <> '' and (
+      next.key in (select stray.key from stray)
+      or exists (
+        select 1 from chimpbase.job_later l
+        where l.queue = gate.queue and l.key = next.key and (l.attempt > l.uncharged or l.errors is not null))));
+  passed := chimpbase.pass_gate(coalesce(ids, '{}'), process, moment, max_crashes, suspects);
+  select coalesce(jsonb_object_agg(key, jobs), '{}') into served
+  from (select coalesce(key, '') as key, count(*) as jobs from unnest(passed) group by 1) as counted;
+  select busy || coalesce(jsonb_object_agg(key, coalesce((busy ->> key)::int, 0) + value::int), '{}') into busy
+  from jsonb_each_text(served);
+  update chimpbase.job_key k
+  set tokens = case when burst is not null and k.key <> '' then bucket.rest end,
+      refilled_at = moment,
+      is_full = waits.present and k.key <> '' and coalesce((busy ->> k.key)::int, 0) >= coalesce(most, 2147483647),
+      open_at = case
+        when not waits.present or (k.key <> '' and coalesce((busy ->> k.key)::int, 0) >= most) then null
+        when k.key <> '' and bucket.rest < 1 - 1e-6 then moment + make_interval(secs => (1 - bucket.rest) / speed)
+        when served ? k.key then moment
+        -- held by a job that will run again, or locked by somebody: look again
+        else greatest(moment + interval '100 ms', (
+          select min(l.due_at) from chimpbase.job_later l
+          where in_line and k.key <> '' and l.queue = gate.queue and l.key = k.key
+            and (l.attempt > l.uncharged or l.errors is not null)))
+      end
+  from unnest(turn) as mine (key)
+  cross join lateral (
+    select exists (select 1 from chimpbase.job_wait w where w.queue = gate.queue and w.key = mine.key) as present
+  ) as waits
+  cross join lateral (
+    select chimpbase.refill(one.tokens, one.refilled_at, moment, speed, burst) - coalesce((served ->> mine.key)::int, 0) as rest
+    from chimpbase.job_key one where one.queue = gate.queue and one.key = mine.key
+  ) as bucket
+  where k.queue = gate.queue and k.key = mine.key;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.pass_gate(ids bigint[], process bigint, moment timestamp with time zone, max_crashes integer, suspects boolean)
+ RETURNS chimpbase.job[]
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+declare
+  passed chimpbase.job[];
+begin
+  with mine as (
+    select w.id, w.crashes > 0 and w.crashes + 1 >= max_crashes as suspect
+    from unnest(ids) as wanted (id)
+    join chimpbase.job_wait w on w.id = wanted.id
+    for update of w skip locked
+  ),
+  gone as (
+    delete from chimpbase.job_wait using mine
+    where job_wait.id = mine.id
+      and (not mine.suspect or suspects and mine.id = (select min(id) from mine where suspect))
+    returning job_wait.*
+  ),
+  born as (
+    insert into chimpbase.job (
+      id, sort, enqueued_at, claimed_at, process, queue, attempt, uncharged, max_attempts, priority, crashes, key, terms,
+      payload, headers, errors)
+    select id, nextval('chimpbase.job_id'), enqueued_at, moment, pass_gate.process, queue, attempt + 1, uncharged,
+      max_attempts, priority, crashes, nullif(key, ''), terms, payload, headers, errors
+    from (select * from gone order by priority, id) as ordered
+    returning job.*
+  )
+  select array_agg(born::chimpbase.job order by born.sort) into passed from born;
+  return coalesce(passed, '{}');
 end
 $function$;
 
@@ -708,6 +978,14 @@ begin
       array_fill(caused, array[cardinality(queues)]), '{}', '{}');
   end if;
 end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.refill(tokens double precision, refilled_at timestamp with time zone, moment timestamp with time zone, speed double precision, burst double precision)
+ RETURNS double precision
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select least(burst, coalesce(tokens, burst) + greatest(0, extract(epoch from moment - refilled_at)::float8) * speed)
 $function$;
 
 CREATE OR REPLACE FUNCTION chimpbase.send_signal(id text, name text, payload text, OUT queue integer, OUT refused text, OUT state text)
@@ -769,6 +1047,31 @@ begin
     select cancelled.outcome into outcome from chimpbase.cancel_job(asked.job, asked.reason) as cancelled;
     return next;
   end loop;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.settle_gate(queue integer, moment timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+begin
+  perform 1 from chimpbase.process order by id for update;
+  update chimpbase.job_key set is_full = false, open_at = moment where job_key.queue = settle_gate.queue;
+  insert into chimpbase.job_key (queue, key, open_at, refilled_at)
+  with recursive waiting (key) as (
+    (select key from chimpbase.job_wait w where w.queue = settle_gate.queue order by key limit 1)
+    union all
+    select (
+      select w.key from chimpbase.job_wait w
+      where w.queue = settle_gate.queue and w.key > waiting.key
+      order by w.key limit 1
+    )
+    from waiting where waiting.key is not null
+  )
+  select settle_gate.queue, waiting.key, moment, moment from waiting where waiting.key is not null
+  on conflict (queue, key) do nothing;
+  update chimpbase.gate set settled = true where gate.queue = settle_gate.queue;
 end
 $function$;
 
@@ -849,6 +1152,18 @@ begin
     else null;
   end case;
   return run_id;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.ungated(queues integer[], process bigint)
+ RETURNS integer[]
+ LANGUAGE plpgsql
+AS $function$
+begin
+  return array(
+    select wanted.queue from unnest(queues) as wanted (queue)
+    where not exists (select 1 from chimpbase.gate where gate.queue = wanted.queue)
+  );
 end
 $function$;
 

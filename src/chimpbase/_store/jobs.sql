@@ -24,6 +24,7 @@ select chimpbase.enqueue_jobs(
 -- after the hint (priorities[i], sorts[i]), which spares the scan what this process knows to be taken or dead.
 -- A suspect (one crash away from the dead letters) is taken only if `:suspects`, and one at most: what crashed together
 -- must not crash together again, or the innocent die with the one that kills its process.
+-- A queue with a gate gives nothing here, whatever it has: `admit` serves it.
 -- Locks:  those jobs (skip locked); the process row (key share), so that nobody declares it dead in between.
 -- Index:  job_ready (queue, priority, sort).
 with me as (
@@ -33,12 +34,17 @@ with me as (
     and dead_at is null
   for key share
 ),
+free as (
+  -- asked once the process is locked, and not as of this statement's snapshot: see chimpbase.ungated
+  select chimpbase.ungated(:queues::int[], me.id) as queues
+  from me
+),
 ready as (
   select taken.id, taken.suspect
-  from me
+  from free
   cross join unnest(:queues::int[], :demands::int[], :priorities::smallint[], :sorts::bigint[])
     as want (queue, demand, priority, sort)
-  join chimpbase.queue on queue.id = want.queue and queue.paused_at is null
+  join chimpbase.queue on queue.id = want.queue and queue.paused_at is null and queue.id = any (free.queues)
   cross join lateral (
     select job.id, job.crashes > 0 and job.crashes + 1 >= queue.max_crashes as suspect
     from chimpbase.job
@@ -338,7 +344,8 @@ where job.process is not null
 -- name: count_by_queue
 -- For each queue: ready, running, later and dead jobs.
 select queue.name, queue.kind,
-  (select count(*) from chimpbase.job where job.queue = queue.id and job.process is null) as ready,
+  (select count(*) from chimpbase.job where job.queue = queue.id and job.process is null)
+    + (select count(*) from chimpbase.job_wait where job_wait.queue = queue.id) as ready,
   (select count(*) from chimpbase.job where job.queue = queue.id and job.process is not null) as running,
   (select count(*) from chimpbase.job_later where job_later.queue = queue.id) as later,
   (select count(*) from chimpbase.job_dead where job_dead.queue = queue.id) as dead,

@@ -22,6 +22,7 @@ class Outlook:
 
     ready: Sequence[QueueId]
     paused: Sequence[QueueId]
+    gated: Sequence[QueueId]
     later_s: float | None
     schedule_s: float | None
     died: bool
@@ -34,6 +35,7 @@ async def look(connection: Connection, *, queues: Sequence[QueueId]) -> Outlook:
     assert row is not None  # a select without `from` answers with one row
     return Outlook(
         ready=list(row["ready"]),
+        gated=list(row["gated"]),
         paused=list(row["paused"]),
         later_s=row["later_s"],
         schedule_s=row["schedule_s"],

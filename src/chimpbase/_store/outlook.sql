@@ -2,10 +2,10 @@
 -- Each statement is run by the function of the same name in outlook.py.
 
 -- name: look
--- Which of these queues have ready jobs, and which are paused; seconds until the next delayed job and the next schedule; whether a process died,
--- and whether somebody wants a job to end.
--- Index:  job_ready, job_later_due, schedule_next.
--- Touches: chimpbase.queue, job, job_later, schedule, process and job_cancel, to be one statement.
+-- Which of these queues have ready jobs (those behind a gate too), which are paused, which have a gate; seconds until the
+-- next delayed job and the next schedule; whether a process died, and whether somebody wants a job to end.
+-- Index:  job_ready, job_wait_line, job_later_due, schedule_next.
+-- Touches: chimpbase.queue, gate, job, job_wait, job_later, schedule, process and job_cancel, to be one statement.
 select
   array(
     select mine.id
@@ -17,12 +17,22 @@ select
       where job.queue = mine.id
         and job.process is null
     )
+    or exists (
+      select 1
+      from chimpbase.job_wait
+      where job_wait.queue = mine.id
+    )
   ) as ready,
   array(
     select mine.id
     from unnest(:queues::int[]) as mine (id)
     join chimpbase.queue on queue.id = mine.id and queue.paused_at is not null
   ) as paused,
+  array(
+    select gate.queue
+    from chimpbase.gate
+    where gate.queue = any (:queues::int[])
+  ) as gated,
   (
     select extract(epoch from due_at - chimpbase.clock())::float8
     from chimpbase.job_later

@@ -57,6 +57,11 @@ begin
     gone as (
       select * from later union all select * from waiting union all select * from ready
     ),
+    told as (
+      -- one that was to be retried may have held up its key behind a gate
+      insert into chimpbase.key_news (queue, key)
+      select gone.queue, gone.key from gone join chimpbase.gate on gate.queue = gone.queue where gone.key is not null
+    ),
     kept as (
       insert into chimpbase.job_done (
         id, finished_at, enqueued_at, queue, attempt, key, crashes, outcome, payload, headers, errors)
