@@ -10,7 +10,7 @@ ifneq ($(SOUND),yes)
 BROKEN := broken
 endif
 
-.PHONY: help demo test check lock schema clean broken
+.PHONY: help demo test check bench lock schema clean broken
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ test: .venv/.dev ## the whole test suite (ARGS="-k name" for a part, JOBS=4 for 
 
 check: .venv/.check ## format, lint, import rules, types
 	@sh .ci/check
+
+bench: .venv/.dev ## the benchmarks, with the peers, written to bench/RESULTS.md (about 15 minutes on a quiet machine)
+	@$(PY) bench/queue.py --peers --flat --results $(ARGS)
 
 schema: .venv/.dev ## write schema.sql from the migrations
 	@CHIMPBASE_WRITE_SCHEMA=1 $(PY) -m pytest -q -p no:randomly tests/schema/test_dump.py -k schema_file $(ARGS)

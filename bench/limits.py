@@ -80,6 +80,39 @@ async def bare_loop(dsn: str, *, queue: int, jobs: int, history: bool, batch: in
     return jobs / (perf_counter() - began)
 
 
+async def bare_transactions(dsn: str, *, queue: int, jobs: int, lanes: int) -> float:
+    """Jobs per second where each has a transaction of its own: begin and update, finish, commit, on that many lanes."""
+    claimer = await asyncpg.connect(dsn, server_settings=PINS)
+    pool = await asyncpg.create_pool(dsn, min_size=lanes, max_size=lanes, server_settings=PINS)
+    left, hint, done = jobs, 0, 0
+
+    async def work(rows: list[asyncpg.Record]) -> None:
+        nonlocal done
+        async with pool.acquire() as connection:
+            while rows:
+                row = rows.pop()
+                async with connection.transaction():
+                    await connection.execute(
+                        "update bench_account set done = done + 1 where id = $1", row[0] % jobs + 1
+                    )
+                    gone = await connection.fetch(_FINISH_AND_KEEP, [row[0]], [row[1]], 1)
+                done += len(gone)
+
+    try:
+        began = perf_counter()
+        while left > 0:
+            rows = await claimer.fetch(_CLAIM, queue, hint, 1000, 1)
+            hint, left = max(row[2] for row in rows), left - len(rows)
+            await asyncio.gather(*(work(rows) for _ in range(lanes)))
+        seconds = perf_counter() - began
+    finally:
+        await claimer.close()
+        await pool.close()
+    if done != jobs:
+        raise RuntimeError(f"the bare transactions finished {done} of {jobs} jobs")
+    return jobs / seconds
+
+
 async def insert_rows(dsn: str, *, queue: int, rows: int, batch: int = 1000) -> float:
     """Rows per second through one connection, `unnest` of 1,000 to a commit."""
     connection = await asyncpg.connect(dsn, server_settings=PINS)

@@ -188,7 +188,7 @@ async def test_the_first_ring_goes_out_at_once_and_the_rest_together(dsn: str) -
     db = await Db.open(dsn, application_name="test", hook=sent)
     async with listening(dsn, ear):
         await until(lambda: ear.gaps == 1)
-        bell = Bell(db, "gossip", rest=SHORT)
+        bell = Bell(db, "gossip", rest=SHORT, quick=0)
         began = monotonic()
         bell.ring("a")
         await until(lambda: ear.heard == ["a"])
@@ -203,6 +203,23 @@ async def test_the_first_ring_goes_out_at_once_and_the_rest_together(dsn: str) -
         await until(lambda: ear.heard == ["a", "b,c,d", "e"])
         bell.ring("f")
     assert sent.payloads == ["a", "b,c,d", "e"]
+    await db.close(grace=timedelta(seconds=1))
+
+
+@pytest.mark.anyio
+async def test_a_few_rings_do_not_wait_for_each_other_and_many_do(dsn: str) -> None:
+    ear, sent = Ear(), Sent()
+    db = await Db.open(dsn, application_name="test", hook=sent)
+    async with listening(dsn, ear):
+        await until(lambda: ear.gaps == 1)
+        bell = Bell(db, "gossip", rest=timedelta(minutes=1), quick=2)
+        for count, word in enumerate(("a", "b", "c"), 1):
+            bell.ring(word)
+            await until(lambda count=count: len(ear.heard) == count)
+        bell.ring("d")
+        bell.ring("e")
+        await bell.close()  # it rests for a minute now, unless it is told to end
+        await until(lambda: ear.heard == ["a", "b", "c", "d,e"])
     await db.close(grace=timedelta(seconds=1))
 
 

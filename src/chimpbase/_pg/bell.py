@@ -1,7 +1,7 @@
 """Bell: tells other processes, by NOTIFY, that there is something to look at.
 
 NOTIFY takes a lock of the whole server at commit, so it is never sent in a transaction of the application: rings are
-gathered and sent by themselves, the first at once and then at most twenty a second.
+gathered and sent by themselves: at once as long as they are few, twenty a second when they are many.
 
 Invariant: ringing neither fails nor waits; a ring that could not be sent is forgotten, because polling finds the work
 as well. Deliberately absent: hearing.
@@ -29,8 +29,14 @@ SEPARATOR: Final = ","
 class Bell:
     """Rings on one channel; use it in the event loop of its `db`."""
 
-    def __init__(self, db: Queryable, channel: str, *, rest: timedelta = timedelta(milliseconds=50)) -> None:
-        """`db` should be a `Db`, whose statements are transactions of their own; `rest` is the time between two."""
+    def __init__(
+        self, db: Queryable, channel: str, *, rest: timedelta = timedelta(milliseconds=50), quick: int = 50
+    ) -> None:
+        """`db` should be a `Db`, whose statements are transactions of their own; `rest` is the time between two.
+
+        Before that, `quick` rings may follow each other at once, and as many are earned again each second: whoever is
+        rung for more often than that is awake.
+        """
         self._db = db
         self._channel = channel
         self._rest_s = rest.total_seconds()
@@ -39,6 +45,8 @@ class Bell:
         self._closed = False
         self._stopping = asyncio.Event()
         self._logged_at_s = -_LOG_EVERY_S
+        self._quick = self._credit = float(quick)
+        self._credited_at_s = 0.0
 
     def ring(self, payload: str) -> None:
         """Announce `payload`, a short word without a comma, soon. Equal words that wait together are sent once."""
@@ -59,9 +67,19 @@ class Bell:
         try:
             while self._pending:
                 await self._send(self._take())
-                await self._rest()
+                if not self._is_quick():
+                    await self._rest()
         finally:
             self._task = None
+
+    def _is_quick(self) -> bool:
+        now_s = asyncio.get_running_loop().time()
+        self._credit = min(self._quick, self._credit + (now_s - self._credited_at_s) * self._quick)
+        self._credited_at_s = now_s
+        if self._credit < 1:
+            return False
+        self._credit -= 1
+        return True
 
     async def _rest(self) -> None:
         try:

@@ -1,0 +1,65 @@
+"""A process of its own beside the bench: `python -m bench.member hear|drain DSN N`.
+
+`hear` runs N jobs one by one, answers each with a line, and prints how long each took to get here, in milliseconds.
+`drain` says when it is ready, waits for a line, and works until its queue is empty; it prints what it ran.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import asyncpg
+import uvloop
+
+from chimpbase import App, Ctx, Queue
+
+
+async def hear(dsn: str, count: int, directory: Path) -> None:
+    """Run jobs that carry the moment they were enqueued at."""
+    app = App("bench")
+    figures: list[float] = []
+    done = asyncio.Event()
+
+    @app.worker(Queue("bench.heard", float))
+    async def heard(ctx: Ctx, sent: float) -> None:
+        figures.append((perf_counter() - sent) * 1000)
+        print("heard", flush=True)
+        if len(figures) == count:
+            done.set()
+
+    async with app.running(database_url=dsn, project=directory):
+        print("ready", flush=True)
+        await done.wait()
+        print(*figures, flush=True)
+
+
+async def drain(dsn: str, directory: Path) -> None:
+    """Work until nothing is left, for anybody."""
+    from bench.workloads import noop, seen, write
+
+    app = App("bench", register=[noop, write])
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    connection = await asyncpg.connect(dsn)
+    async with app.running(database_url=dsn, project=directory):
+        while await connection.fetchval("select exists (select 1 from chimpbase.job)"):
+            await asyncio.sleep(0.05)
+    await connection.close()
+    print(*seen, flush=True)
+
+
+async def main() -> None:
+    """Do what the command line says."""
+    with TemporaryDirectory(prefix="chimpbase-bench-member-") as directory:
+        if sys.argv[1] == "hear":
+            await hear(sys.argv[2], int(sys.argv[3]), Path(directory))
+        else:
+            await drain(sys.argv[2], Path(directory))
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
