@@ -8,6 +8,7 @@ from __future__ import annotations
 from chimpbase import errors
 from chimpbase._app.app import App
 from chimpbase._app.blueprint import Blueprint
+from chimpbase._app.cron_client import Schedule
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.decorators import action, cron, step, subscribe, worker, workflow
 from chimpbase._app.kv_token import KV
@@ -17,6 +18,7 @@ from chimpbase._app.sync import SyncCtx
 from chimpbase._app.tokens import Event, Queue, Signal
 from chimpbase._app.wf import Wf
 from chimpbase._app.workflows import Run
+from chimpbase._core.cron import Cadence, every
 from chimpbase._core.limits import Limits, Rate
 from chimpbase._core.occurrence import Occurrence
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
@@ -27,6 +29,7 @@ __all__ = [
     "KV",
     "App",
     "Blueprint",
+    "Cadence",
     "Cancel",
     "Ctx",
     "DeadLetter",
@@ -40,6 +43,7 @@ __all__ = [
     "Retry",
     "Run",
     "Runtime",
+    "Schedule",
     "Signal",
     "Snooze",
     "SyncCtx",
@@ -47,6 +51,7 @@ __all__ = [
     "action",
     "cron",
     "errors",
+    "every",
     "step",
     "subscribe",
     "worker",

@@ -10,7 +10,23 @@ from typing import Any
 import asyncpg
 import pytest
 
-from chimpbase import App, Ctx, Event, Queue, Signal, SyncCtx, Wf, action, cron, step, subscribe, worker, workflow
+from chimpbase import (
+    App,
+    Ctx,
+    Event,
+    Occurrence,
+    Queue,
+    Signal,
+    SyncCtx,
+    Wf,
+    action,
+    cron,
+    every,
+    step,
+    subscribe,
+    worker,
+    workflow,
+)
 from chimpbase._core.errors import AlreadyRegistered, NotRegistered, NotStarted, PayloadError, UsageError
 from tests.running import Ear, Start, left_over, listen_to_engine, listen_to_handlers
 
@@ -188,6 +204,12 @@ async def two_payloads(ctx: Ctx, a: int, b: int) -> None: ...
 async def other_type(ctx: Ctx, n: str) -> None: ...
 
 
+async def on_time(ctx: Ctx, due: Occurrence) -> None: ...
+
+
+async def typed_cron(ctx: Ctx, due: Occurrence[int]) -> None: ...
+
+
 def sync_workflow(wf: Wf) -> None: ...
 
 
@@ -211,6 +233,16 @@ async def action_with_wf(wf: Wf, n: int) -> None: ...
         (lambda: workflow("w")(workflow_with_ctx), "asks for Ctx, but a workflow is given a Wf"),  # type: ignore[arg-type]
         (lambda: workflow("w")(async_with_sync_ctx), "asks for SyncCtx"),  # type: ignore[arg-type]
         (lambda: action(action_with_wf), "asks for Wf, which only a workflow is given"),  # type: ignore[call-overload]
+        (lambda: cron("@daily")(other_type), r"Take Occurrence\[str\]"),  # type: ignore[arg-type]
+        (lambda: cron("@daily")(typed_cron), "payload of schedule 'typed_cron'"),
+        (lambda: cron("@daily")(two_payloads), "one payload"),  # type: ignore[arg-type]
+        (lambda: cron("@daily", misfire="never")(on_time), "misfire must be"),  # type: ignore[arg-type, call-overload]
+        (lambda: cron("@daily", overlap="stop")(on_time), "overlap must be"),  # type: ignore[arg-type, call-overload]
+        (lambda: cron("@daily", max_missed=True)(on_time), "max_missed must be"),
+        (lambda: cron("@daily", jitter=-1)(on_time), "jitter is"),
+        (lambda: cron("@daily", jitter=float("nan"))(on_time), "jitter is"),
+        (lambda: cron(every(minutes=5), tz="Europe/Lisbon")(on_time), "leave out tz"),
+        (lambda: cron(b"@daily")(on_time), "must be text"),  # type: ignore[arg-type, call-overload]
         (lambda: cron("0 0 30 2 *")(other_type), "never fires"),  # type: ignore[arg-type]
         (lambda: cron("61 * * * *")(other_type), "not valid"),  # type: ignore[arg-type]
         (lambda: cron("* * * * *", tz="Europe/Lisbonn")(other_type), "Europe/Lisbon"),  # type: ignore[arg-type]
@@ -233,10 +265,14 @@ def test_two_definitions_of_one_name_are_refused_with_both_places() -> None:
 
     async def fourth(wf: Wf, n: int) -> None: ...
 
+    async def fifth(ctx: Ctx, due: Occurrence) -> None: ...
+
+    async def sixth(ctx: Ctx, due: Occurrence) -> None: ...
+
     for make, one, other in (
         (worker("name"), first, second),
         (subscribe("e", name="name"), first, second),
-        (cron("@daily", name="name"), first, second),
+        (cron("@daily", name="name"), fifth, sixth),
         (workflow("name"), third, fourth),
     ):
         app = App("twice", register=[make(one)])  # type: ignore[operator, list-item]

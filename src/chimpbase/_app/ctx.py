@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+from chimpbase._app.cron_client import CronClient
 from chimpbase._app.db_client import DbClient
 from chimpbase._app.invoke import invoke
 from chimpbase._app.kv_client import KvClient
@@ -33,7 +34,7 @@ R = TypeVar("R")
 class Ctx:
     """The context of one call. Not to be kept after the handler returns, nor made by hand."""
 
-    __slots__ = ("_backstage", "_db", "_frame", "_kv", "_origin", "_pubsub", "_queue", "_workflow")
+    __slots__ = ("_backstage", "_cron", "_db", "_frame", "_kv", "_origin", "_pubsub", "_queue", "_workflow")
 
     def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
         self._backstage, self._frame, self._origin = backstage, frame, origin
@@ -43,6 +44,7 @@ class Ctx:
         self._pubsub: PubSubClient | None = None
         self._workflow: WorkflowClient | None = None
         self._kv: KvClient[Any] | None = None
+        self._cron: CronClient | None = None
 
     @property
     def db(self) -> DbClient:
@@ -72,6 +74,12 @@ class Ctx:
     def kv(self) -> KvClient[Any]:
         """Keys and values."""
         client = self._kv = self._kv or KvClient(self._backstage, self._frame, PLAIN)
+        return client
+
+    @property
+    def cron(self) -> CronClient:
+        """Make, change, pause and run schedules."""
+        client = self._cron = self._cron or CronClient(self._backstage, self._frame, self._origin)
         return client
 
     @property

@@ -6,12 +6,14 @@ Invariant: nothing here removes or narrows what another process declared.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
 
 from chimpbase._app.definitions import Cron, Subscription, Workflow
 from chimpbase._app.handlers import queue_spec
 from chimpbase._app.registry import Queued, Registry
-from chimpbase._core.values import QueueId, QueueSpec, ScheduleSpec, SubscriptionSpec
+from chimpbase._core.cron import Cadence
+from chimpbase._core.values import QueueId, QueueSpec, ScheduleSpec, ScheduleTerms, SubscriptionSpec
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
 from chimpbase._store import events, gates, queues, runs, schedules
@@ -48,19 +50,14 @@ async def _subscribe(connection: Connection, definitions: Sequence[Queued], ids:
 
 
 async def _schedule(connection: Connection, definitions: Sequence[Queued], ids: Mapping[str, QueueId]) -> None:
-    crons = [one for one in definitions if isinstance(one, Cron)]
-    if crons:
+    declared = [(one, one.schedule) for one in definitions if isinstance(one, Cron) and one.schedule is not None]
+    if declared:
         now = await schedules.clock(connection)
-        await schedules.register(connection, [_schedule_spec(one, ids[queue_spec(one).name], now=now) for one in crons])
+        specs = [_schedule_spec(terms, ids[queue_spec(one).name], now=now) for one, terms in declared]
+        await schedules.register(connection, specs)
 
 
-def _schedule_spec(cron: Cron, queue: QueueId, *, now: datetime) -> ScheduleSpec:
-    cadence = cron.cadence
-    return ScheduleSpec(
-        name=cron.name,
-        expression=cadence.expression,
-        tz=cadence.tz,
-        misfire=cron.misfire,
-        queue=queue,
-        next_at=cadence.next_after(now),
-    )
+def _schedule_spec(terms: ScheduleTerms, queue: QueueId, *, now: datetime) -> ScheduleSpec:
+    cadence = Cadence(terms.expression, terms.tz)
+    given = {one.name: getattr(terms, one.name) for one in fields(terms)}
+    return ScheduleSpec(**given, queue=queue, next_at=cadence.next_after(now))

@@ -11,7 +11,8 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.decorator_arguments import Keeper
-from chimpbase._app.decorators_jobs import CronDecorator, SubscribeDecorator, WorkerDecorator
+from chimpbase._app.decorators_cron import CronDecorator
+from chimpbase._app.decorators_jobs import SubscribeDecorator, WorkerDecorator
 from chimpbase._app.decorators_workflows import StepDecorator, WorkflowDecorator
 from chimpbase._app.definitions import Action
 from chimpbase._app.sync import SyncCtx

@@ -1,4 +1,4 @@
-"""The decorators of whatever a queue is behind: workers, subscriptions, schedules."""
+"""The decorators of workers and subscriptions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,10 @@ from chimpbase._app.decorator_arguments import (
     slots_of,
     timeout_of,
 )
-from chimpbase._app.definitions import Cron, Executor, Subscription, Worker, source_of
+from chimpbase._app.definitions import Executor, Subscription, Worker
 from chimpbase._app.tokens import Event, Queue
-from chimpbase._core.cron import Cadence
-from chimpbase._core.errors import UsageError
 from chimpbase._core.limits import Limits
-from chimpbase._core.occurrence import Occurrence
 from chimpbase._core.retry import Retry
-from chimpbase._core.values import Misfire
 
 T = TypeVar("T")
 
@@ -168,54 +164,6 @@ class SubscribeDecorator(Keeper):
                     timeout=timeout_of(timeout),
                     concurrency=slots_of(concurrency),
                     limits=limits_of(limits),
-                    transaction=transaction,
-                )
-            )
-
-        return decorate
-
-
-class CronDecorator(Keeper):
-    """`cron`."""
-
-    def cron(
-        self,
-        expression: str,
-        *,
-        tz: str = "UTC",
-        name: str | None = None,
-        misfire: Misfire = "last",
-        retry: Retry | None = None,
-        timeout: timedelta | float | None = None,
-        transaction: bool = True,
-    ) -> Callable[[Handler[Occurrence]], Cron]:
-        """Define a schedule: 5 fields (minute first), or 6 (second first), or `@daily` and its like, in a time zone.
-
-        `misfire` says what becomes of instants that passed while nothing ran: the latest one is made up for (`last`),
-        all (`all`), none (`skip`). Each instant becomes one job, whatever the number of processes.
-
-        Example:
-            >>> @cron("0 9 * * 1-5", tz="Europe/Lisbon")
-            ... async def report(ctx: Ctx, due: Occurrence) -> None: ...
-            >>> report.cadence.explain()
-            'At 09:00 on Monday through Friday (Europe/Lisbon)'
-        """
-
-        def decorate(function: Callable[..., Any]) -> Cron:
-            if misfire not in ("skip", "last", "all"):
-                raise UsageError(f"misfire must be 'skip', 'last' or 'all', not {misfire!r} ({source_of(function)}).")
-            try:
-                cadence = Cadence(expression, tz)
-            except UsageError as error:
-                raise UsageError(f"@cron of {function.__name__}: {error} ({source_of(function)})") from None
-            return self._keep(
-                Cron(
-                    name=name or function.__name__,
-                    function=function,
-                    cadence=cadence,
-                    misfire=misfire,
-                    retry=retry or Retry(),
-                    timeout=timeout_of(timeout),
                     transaction=transaction,
                 )
             )

@@ -19,7 +19,7 @@ from chimpbase._core.limits import Limits
 from chimpbase._core.names import check_name
 from chimpbase._core.parameters import Parameters
 from chimpbase._core.retry import Retry
-from chimpbase._core.values import Misfire
+from chimpbase._core.values import ScheduleTerms
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -156,15 +156,20 @@ class Subscription(Definition, Generic[T]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cron(Definition):
-    """A schedule, and what is done at each of its occurrences."""
+class Cron(Definition, Generic[T]):
+    """What is done at each occurrence of a schedule, and the schedule that code declares for it, unless it has none."""
 
-    cadence: Cadence
-    misfire: Misfire
+    schedule: ScheduleTerms | None
+    payload_codec: Codec[T] = field(repr=False)
     retry: Retry
     timeout: timedelta | None
     transaction: bool
     kind = "cron"
+
+    @property
+    def cadence(self) -> Cadence | None:
+        """When its own schedule is due; None when it only has schedules that are made at run time."""
+        return Cadence(self.schedule.expression, self.schedule.tz) if self.schedule else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,13 +15,13 @@ from chimpbase._app.crew import run_in_child
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.definitions import Cron, Definition, Subscription, Worker, Workflow
 from chimpbase._app.invoke import in_thread
+from chimpbase._app.occurrence_reader import OccurrenceReader
 from chimpbase._app.origin import Origin
 from chimpbase._app.queue_names import queue_name
 from chimpbase._app.registry import Queued
 from chimpbase._app.unit import Unit
 from chimpbase._app.wf import Wf
-from chimpbase._core.codec import Codec, codec_for
-from chimpbase._core.occurrence import Occurrence
+from chimpbase._core.codec import Codec
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.retry import Retry
 from chimpbase._core.values import QueueId, QueueSpec
@@ -30,7 +30,6 @@ from chimpbase._engine.journal import Journal
 
 #: An activation fails only when the database or the process does; its run's own failures are recorded, not retried.
 _ACTIVATION_RETRY = Retry(max_attempts=20, first=timedelta(seconds=0.2), cap=timedelta(seconds=30))
-_OCCURRENCE: Codec[Occurrence] = codec_for(Occurrence)
 
 
 def queue_spec(definition: Queued) -> QueueSpec:
@@ -70,9 +69,8 @@ def handling(backstage: Backstage, definition: Queued, queue: QueueId, *, concur
                 backstage, definition, token.codec, f"payload of event {token.name!r}", definition.transaction
             )
         case Cron():
-            run = _handler(
-                backstage, definition, _OCCURRENCE, f"occurrence of {definition.name!r}", definition.transaction
-            )
+            reader = OccurrenceReader(definition.payload_codec)
+            run = _handler(backstage, definition, reader, f"occurrence of {definition.name!r}", definition.transaction)
         case Workflow():
             run = _activation(backstage, definition)
             return Handling(
@@ -98,7 +96,7 @@ def handling(backstage: Backstage, definition: Queued, queue: QueueId, *, concur
 
 
 def _handler(
-    backstage: Backstage, definition: Definition, codec: Codec[Any], subject: str, transaction: bool
+    backstage: Backstage, definition: Definition, codec: Codec[Any] | OccurrenceReader, subject: str, transaction: bool
 ) -> Handler:
     title, name, cause = definition.title, definition.name, f"{definition.kind}:{definition.name}"
     db, function, new_trace = backstage.db, definition.function, backstage.new_trace

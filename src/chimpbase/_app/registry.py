@@ -18,7 +18,7 @@ D = TypeVar("D", bound=Definition)
 T = TypeVar("T")
 
 #: Definitions with a queue behind them, which a process works.
-Queued = Worker[Any] | Subscription[Any] | Cron | Workflow[Any, Any]
+Queued = Worker[Any] | Subscription[Any] | Cron[Any] | Workflow[Any, Any]
 Entry = Queued | Action[..., Any] | Step[..., Any] | Queue[Any] | Event[Any] | Signal[Any] | KV[Any]
 _KINDS = (Worker, Subscription, Cron, Workflow, Action, Step, Queue, Event, Signal, KV)
 
@@ -30,7 +30,7 @@ class Registry:
         self._actions: dict[str, Action[..., Any]] = {}
         self._workers: dict[str, Worker[Any]] = {}
         self._subscriptions: dict[str, Subscription[Any]] = {}
-        self._crons: dict[str, Cron] = {}
+        self._crons: dict[str, Cron[Any]] = {}
         self._workflows: dict[tuple[str, int], Workflow[Any, Any]] = {}
         self._steps: dict[str, Step[..., Any]] = {}
         self._tokens: dict[str, dict[str, Token[Any]]] = {"queue": {}, "event": {}, "signal": {}, "namespace": {}}
@@ -140,7 +140,7 @@ class Registry:
         return MappingProxyType(self._subscriptions)
 
     @property
-    def crons(self) -> Mapping[str, Cron]:
+    def crons(self) -> Mapping[str, Cron[Any]]:
         return MappingProxyType(self._crons)
 
     @property

@@ -220,7 +220,13 @@ class _Crew:
         self._executor = _Executor(
             self._finisher, holdings=holdings, random=random.random, on_later=lambda _seconds: None
         )
-        self._scheduler = Scheduler(db, on_ready=lambda _queues: None, random=random.random)
+        self._scheduler = Scheduler(
+            db,
+            queues=list(self._handlings),
+            on_ready=lambda _queues: None,
+            on_later=lambda _seconds: None,
+            random=random.random,
+        )
 
     async def claim(self, *, schedules: bool) -> ClaimedJob | None:
         """The next job, after everything that fell due has been made ready; None when there is none."""

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from chimpbase._app.cron_client import CronClient, SyncCron
 from chimpbase._app.db_client import DbClient, SyncDb
 from chimpbase._app.definitions import Action, Step
 from chimpbase._app.kv_client import KvClient
@@ -38,6 +39,8 @@ class AsyncContext(Protocol):
     @property
     def kv(self) -> KvClient[Any]: ...
     @property
+    def cron(self) -> CronClient: ...
+    @property
     def job(self) -> Job: ...
     @property
     def idempotency_key(self) -> str: ...
@@ -61,6 +64,7 @@ class SyncCtx:
         self.pubsub = SyncPubSub(lambda: ctx.pubsub, wait)
         self.workflow = SyncWorkflow(lambda: ctx.workflow, wait)
         self.kv = SyncKv(lambda: ctx.kv, wait)
+        self.cron = SyncCron(lambda: ctx.cron, wait)
 
     @property
     def job(self) -> Job:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from functools import lru_cache
+from hashlib import blake2b
 from itertools import islice
 from typing import Protocol, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
@@ -163,6 +164,12 @@ def due(
     if policy == "skip" and instants and now - instants[0] > grace:
         instants = []
     return instants[::-1], cadence.next_after(now)
+
+
+def spread(name: str, instant: datetime, jitter: timedelta) -> timedelta:
+    """Return by how much the job of an occurrence is put off, up to `jitter`; every process has the same answer."""
+    digest = blake2b(f"{_to_second(instant)}\0{name}".encode(), digest_size=7).digest()
+    return jitter * (int.from_bytes(digest) / 2**56)
 
 
 class _Interval:

@@ -17,6 +17,8 @@ QueueKind = Literal["job", "delivery", "occurrence", "activation"]
 RunState = Literal["running", "sleeping", "waiting", "completed", "failed", "blocked"]
 StepKind = Literal["step", "sleep", "wait"]
 Misfire = Literal["skip", "last", "all"]
+Overlap = Literal["allow", "skip", "queue", "cancel_previous"]
+OccurrenceState = Literal["fired", "waiting", "skipped"]
 DeathReason = Literal["exhausted", "crashed", "rejected", "unreadable", "expired"]
 
 #: Prefixes of the queues the runtime makes for itself; a user's queue may not begin with one.
@@ -98,25 +100,57 @@ class SubscriptionSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleSpec:
+class ScheduleTerms:
+    """What a schedule is made of, whoever makes it. `payload` is JSON text."""
+
     name: str
     expression: str
     tz: str
     misfire: Misfire
+    max_missed: int
+    overlap: Overlap
+    jitter: timedelta
+    payload: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleSpec(ScheduleTerms):
+    """A schedule that code declares."""
+
     queue: QueueId
     next_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSchedule(ScheduleTerms):
+    """A schedule as it stands, with the name of its queue; `now` is the database's clock."""
+
+    queue: str
+    declared: bool
+    paused_at: datetime | None
+    next_at: datetime
+    last_at: datetime | None
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DueSchedule:
-    """A schedule whose `next_at` has passed, locked by this transaction; `now` is the database's clock."""
+    """A schedule whose `next_at` has passed, locked by this transaction; `now` is the database's clock.
+
+    `last_at` is the instant that was fired last and `last_job` its job; `waiting` tells that occurrences wait for that.
+    """
 
     name: str
     expression: str
     tz: str
     misfire: Misfire
-    queue: QueueId
+    max_missed: int
+    overlap: Overlap
+    jitter: timedelta
     next_at: datetime
+    waiting: bool
+    last_at: datetime | None
+    last_job: JobId | None
     now: datetime
 
 

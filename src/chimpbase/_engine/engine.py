@@ -152,7 +152,7 @@ class Engine:
             on_freed=lambda queue: self.ready([queue]),
             random=self._random,
         )
-        scheduler = Scheduler(self._db, on_ready=self.ready, random=self._random)
+        scheduler = Scheduler(self._db, queues=queues, on_ready=self.ready, on_later=self.later, random=self._random)
         rescuer = Rescuer(
             self._db,
             process=self._current,

@@ -215,11 +215,18 @@ create table chimpbase.migration (
 create table chimpbase.occurrence (
   schedule text not null,
   due_at timestamp with time zone not null,
-  job bigint not null,
+  job bigint,
   fired_at timestamp with time zone not null default chimpbase.clock(),
-  constraint occurrence_pkey PRIMARY KEY (schedule, due_at)
+  state text not null default 'fired'::text,
+  constraint occurrence_pkey PRIMARY KEY (schedule, due_at),
+  constraint occurrence_check CHECK (((job IS NULL) = (state <> 'fired'::text))),
+  constraint occurrence_state_check CHECK ((state = ANY (ARRAY['fired'::text, 'waiting'::text, 'skipped'::text])))
+) with (
+  autovacuum_vacuum_scale_factor=0.02,
+  autovacuum_vacuum_cost_delay=0
 );
 CREATE INDEX occurrence_fired ON chimpbase.occurrence USING btree (fired_at);
+CREATE INDEX occurrence_waiting ON chimpbase.occurrence USING btree (schedule, due_at) WHERE (state = 'waiting'::text);
 
 create table chimpbase.process (
   id bigint not null generated always as identity,
@@ -293,11 +300,30 @@ create table chimpbase.schedule (
   next_at timestamp with time zone not null,
   paused_at timestamp with time zone,
   created_at timestamp with time zone not null default chimpbase.clock(),
+  declared boolean not null default true,
+  payload text,
+  max_missed integer not null default 100,
+  overlap text not null default 'allow'::text,
+  jitter interval not null default '00:00:00'::interval,
+  waiting boolean not null default false,
+  last_at timestamp with time zone,
+  last_job bigint,
   constraint schedule_pkey PRIMARY KEY (name),
   constraint schedule_queue_fkey FOREIGN KEY (queue) REFERENCES chimpbase.queue(id),
-  constraint schedule_misfire_check CHECK ((misfire = ANY (ARRAY['skip'::text, 'last'::text, 'all'::text])))
+  constraint schedule_jitter_check CHECK ((jitter >= '00:00:00'::interval)),
+  constraint schedule_max_missed_check CHECK (((max_missed >= 1) AND (max_missed <= 10000))),
+  constraint schedule_misfire_check CHECK ((misfire = ANY (ARRAY['skip'::text, 'last'::text, 'all'::text]))),
+  constraint schedule_overlap_check CHECK ((overlap = ANY (ARRAY['allow'::text, 'skip'::text, 'queue'::text, 'cancel_previous'::text])))
+) with (
+  fillfactor=70,
+  autovacuum_vacuum_scale_factor=0.02,
+  autovacuum_vacuum_cost_delay=0
 );
-CREATE INDEX schedule_next ON chimpbase.schedule USING btree (next_at) WHERE (paused_at IS NULL);
+CREATE INDEX schedule_due ON chimpbase.schedule USING btree (queue, next_at) WHERE (paused_at IS NULL);
+CREATE INDEX schedule_waiting ON chimpbase.schedule USING btree (queue) WHERE (waiting AND (paused_at IS NULL));
+comment on column chimpbase.schedule.declared is 'Whether code declares it; otherwise it was made at run time.';
+comment on column chimpbase.schedule.waiting is 'Whether occurrences wait for the job of the one before to end.';
+comment on column chimpbase.schedule.last_job is 'The job of the occurrence that was fired last, for overlap.';
 
 create table chimpbase.signal (
   id bigint not null generated always as identity,
@@ -837,6 +863,25 @@ begin
   end if;
   return (options ->> name)::double precision;
 end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.occurrence_headers(schedule text)
+ RETURNS text
+ LANGUAGE sql
+AS $function$
+  select json_build_object('trace', replace(gen_random_uuid()::text, '-', ''), 'cause', 'cron:' || schedule)::text
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.occurrence_job(kind text, schedule text, due_at timestamp with time zone, payload text)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select case
+    when kind = 'occurrence' then
+      json_build_object('schedule', schedule, 'due_at', due_at, 'payload', payload::json)::text
+    else coalesce(payload, 'null')
+  end
 $function$;
 
 CREATE OR REPLACE FUNCTION chimpbase.pass_by_turn(gate chimpbase.gate, room integer, process bigint, moment timestamp with time zone, max_crashes integer, suspects boolean, INOUT busy jsonb, OUT passed chimpbase.job[])

@@ -3,8 +3,9 @@
 
 -- name: look
 -- Which of these queues have ready jobs (those behind a gate too), which are paused, which have a gate; seconds until the
--- next delayed job and the next schedule; whether a process died, and whether somebody wants a job to end.
--- Index:  job_ready, job_wait_line, job_later_due, schedule_next.
+-- next delayed job and the next schedule of these queues, none when an occurrence waits for the one before; whether a
+-- process died, and whether somebody wants a job to end.
+-- Index:  job_ready, job_wait_line, job_later_due, schedule_due, schedule_waiting.
 -- Touches: chimpbase.queue, gate, job, job_wait, job_later, schedule, process and job_cancel, to be one statement.
 select
   array(
@@ -41,11 +42,26 @@ select
     limit 1
   ) as later_s,
   (
-    select extract(epoch from next_at - chimpbase.clock())::float8
-    from chimpbase.schedule
-    where paused_at is null
-    order by next_at
-    limit 1
+    select min(
+      case
+        when exists (
+          select 1
+          from chimpbase.schedule
+          where queue = mine.id
+            and waiting
+            and paused_at is null
+        ) then 0
+        else (
+          select extract(epoch from next_at - chimpbase.clock())::float8
+          from chimpbase.schedule
+          where queue = mine.id
+            and paused_at is null
+          order by next_at
+          limit 1
+        )
+      end
+    )
+    from unnest(:queues::int[]) as mine (id)
   ) as schedule_s,
   exists (
     select 1

@@ -41,7 +41,10 @@ def _details(definition: Definition) -> str:
             return ", ".join(_work(given))
         case Subscription():
             return f"on {given.event.name}"
-        case Cron(cadence=cadence):
+        case Cron():
+            cadence = given.cadence
+            if cadence is None:
+                return "schedules made at run time"
             upcoming = cadence.next_after(datetime.now(UTC))
             then = f"; next {upcoming.astimezone():%Y-%m-%d %H:%M:%S %Z}" if upcoming else ""
             return f"{cadence.expression}  {cadence.explain()}{then}"
