@@ -19,6 +19,7 @@ from chimpbase._app.tokens import Event, Queue, Signal
 from chimpbase._app.wf import Wf
 from chimpbase._app.workflows import Run
 from chimpbase._core.cron import Cadence, every
+from chimpbase._core.dead_job import DeadJob
 from chimpbase._core.limits import Limits, Rate
 from chimpbase._core.occurrence import Occurrence
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
@@ -32,6 +33,7 @@ __all__ = [
     "Cadence",
     "Cancel",
     "Ctx",
+    "DeadJob",
     "DeadLetter",
     "EnqueueOptions",
     "Event",

@@ -161,7 +161,7 @@ async def test_an_error_that_is_given_up_on_is_not_tried_again(start: Start, out
         await enqueue(app, 1)
         await until(lambda: is_idle(outside))
         (row,) = await history(outside, "job_dead")
-        assert (row["reason"], row["attempt"]) == ("exhausted", 1)
+        assert (row["reason"], row["attempt"]) == ("hopeless", 1)
 
 
 async def test_the_attempts_given_with_the_job_count_instead_of_the_workers(

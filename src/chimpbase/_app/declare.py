@@ -30,6 +30,7 @@ async def declare(db: Db, registry: Registry) -> dict[str, QueueId]:
             await queues.register(connection, list(specs.values()))
             limits = {spec.name: spec.limits for spec in specs.values() if spec.limits is not None}
             await gates.declare(connection, limits=limits)
+            await queues.link_dead(connection)
         ids = {name: id for name, (id, _) in (await queues.list_all(connection)).items()}
         await _subscribe(connection, definitions, ids)
         await _schedule(connection, definitions, ids)

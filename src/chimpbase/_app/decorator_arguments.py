@@ -62,6 +62,11 @@ def limits_of(value: Limits | None) -> Limits | None:
     raise UsageError(f"limits must be Limits(...), not {value!r:.60}.")
 
 
+def retention_of(value: timedelta | float | None) -> timedelta | None:
+    """How long finished jobs are kept; None keeps none."""
+    return None if value is None else seconds(value, subject="retention", minimum=timedelta(seconds=1))
+
+
 def slots_of(value: int | None) -> int | None:
     if value is None:
         return None

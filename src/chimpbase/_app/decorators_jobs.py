@@ -13,6 +13,7 @@ from chimpbase._app.decorator_arguments import (
     executor_of,
     limits_of,
     payload_type,
+    retention_of,
     slots_of,
     timeout_of,
 )
@@ -20,6 +21,7 @@ from chimpbase._app.definitions import Executor, Subscription, Worker
 from chimpbase._app.tokens import Event, Queue
 from chimpbase._core.limits import Limits
 from chimpbase._core.retry import Retry
+from chimpbase._core.values import DAY
 
 T = TypeVar("T")
 
@@ -37,6 +39,7 @@ class WorkerDecorator(Keeper):
         concurrency: int | None = ...,
         limits: Limits | None = ...,
         transaction: bool = ...,
+        retention: timedelta | float | None = ...,
         executor: Executor = ...,
     ) -> Callable[[Handler[T]], Worker[T]]: ...
     @overload
@@ -49,6 +52,7 @@ class WorkerDecorator(Keeper):
         concurrency: int | None = ...,
         limits: Limits | None = ...,
         transaction: bool = ...,
+        retention: timedelta | float | None = ...,
         executor: Executor = ...,
     ) -> Callable[[Handler[Any]], Worker[Any]]: ...
     def worker(
@@ -60,6 +64,7 @@ class WorkerDecorator(Keeper):
         concurrency: int | None = None,
         limits: Limits | None = None,
         transaction: bool = True,
+        retention: timedelta | float | None = DAY,
         executor: Executor = "thread",
     ) -> Callable[[Handler[Any]], Worker[Any]]:
         """Define the handler of a queue. The payload type is the token's, or for a bare name the handler's annotation.
@@ -68,6 +73,9 @@ class WorkerDecorator(Keeper):
         process (default: the setting of that name), `limits` are for all of them together. With `transaction` (the
         default) the handler's writes and the job's completion commit together, so its effects in the database happen
         exactly once; without it each operation commits by itself and the job runs at least once.
+
+        Finished jobs are kept for `retention`; with None none is. A day of history is dropped when no queue wants it
+        any more, so those of a queue that wants less may stay a little longer.
 
         A plain `def` runs in a thread; with `executor="process"` in a child process, for work that keeps a processor
         busy. Its ctx is the same there, each verb a round trip over a pipe, and commits with the job as ever. An
@@ -94,6 +102,7 @@ class WorkerDecorator(Keeper):
                     concurrency=slots_of(concurrency),
                     limits=limits_of(limits),
                     transaction=transaction,
+                    retention=retention_of(retention),
                     executor=executor_of(executor),
                 )
             )

@@ -19,7 +19,7 @@ from chimpbase._core.limits import Limits
 from chimpbase._core.names import check_name
 from chimpbase._core.parameters import Parameters
 from chimpbase._core.retry import Retry
-from chimpbase._core.values import ScheduleTerms
+from chimpbase._core.values import DAY, ScheduleTerms
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -130,6 +130,7 @@ class Worker(Definition, Generic[T]):
     concurrency: int | None
     limits: Limits | None
     transaction: bool
+    retention: timedelta | None = DAY
     executor: Executor = "thread"
     kind = "worker"
 

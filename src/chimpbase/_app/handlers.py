@@ -38,7 +38,11 @@ def queue_spec(definition: Queued) -> QueueSpec:
     match definition:
         case Worker():
             return QueueSpec(
-                name=name, kind="job", max_attempts=definition.retry.max_attempts, limits=_limits(definition)
+                name=name,
+                kind="job",
+                max_attempts=definition.retry.max_attempts,
+                limits=_limits(definition),
+                retention=definition.retention,
             )
         case Subscription():
             return QueueSpec(
@@ -105,6 +109,7 @@ def _handler(
 
     async def run(attempt: Attempt) -> Outcome:
         payload = codec.decode(attempt.job.payload, subject=subject)
+        attempt.was_read = True
         origin = Origin(
             title=title,
             name=name,
@@ -135,6 +140,7 @@ def _handler(
 
 def _activation(backstage: Backstage, definition: Workflow[Any, Any]) -> Handler:
     async def run(attempt: Attempt) -> Outcome:
+        attempt.was_read = True  # what is wrong with a run's input is the run's failure
         origin = Origin(
             title=definition.title,
             name=definition.name,

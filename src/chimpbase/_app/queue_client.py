@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
+from chimpbase._app.dead_letters import DeadLetters, SyncDeadLetters
 from chimpbase._app.payloads import taken
 from chimpbase._app.queue_operations import QueueOperations, SyncQueueOperations
 from chimpbase._app.tokens import Queue
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class QueueClient(QueueOperations):
+class QueueClient(QueueOperations, DeadLetters):
     """Enqueues jobs, and does to jobs and queues what an operator would, in the transaction of this call."""
 
     def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
@@ -98,7 +99,7 @@ class QueueClient(QueueOperations):
         return lambda: engine.ready([queue])
 
 
-class SyncQueue(SyncQueueOperations):
+class SyncQueue(SyncQueueOperations, SyncDeadLetters):
     """The blocking face of `QueueClient`, whose verbs mean the same."""
 
     def __init__(self, client: Callable[[], QueueClient], wait: Waiter) -> None:

@@ -288,7 +288,9 @@ class Runtime:
         return Engine(
             lanes,
             identity=Identity(app=self.app.name, pid=os.getpid(), version=_version()),
-            pace=Pace(lease=settings.lease, poll=settings.poll, grace=settings.grace),
+            pace=Pace(
+                lease=settings.lease, poll=settings.poll, grace=settings.grace, dead_retention=settings.dead_retention
+            ),
             open_heart_db=open_heart,
             make_listener=listen if notify else None,
             bell=bell,

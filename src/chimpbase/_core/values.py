@@ -19,7 +19,7 @@ StepKind = Literal["step", "sleep", "wait"]
 Misfire = Literal["skip", "last", "all"]
 Overlap = Literal["allow", "skip", "queue", "cancel_previous"]
 OccurrenceState = Literal["fired", "waiting", "skipped"]
-DeathReason = Literal["exhausted", "crashed", "rejected", "unreadable", "expired"]
+DeathReason = Literal["exhausted", "hopeless", "crashed", "rejected", "unreadable", "expired"]
 
 #: Prefixes of the queues the runtime makes for itself; a user's queue may not begin with one.
 INTERNAL_QUEUES: Mapping[QueueKind, str] = {
@@ -27,6 +27,9 @@ INTERNAL_QUEUES: Mapping[QueueKind, str] = {
     "occurrence": "cron:",
     "activation": "workflow:",
 }
+
+#: How long finished jobs are kept, if nothing else was said.
+DAY = timedelta(days=1)
 
 #: Where a run can rest for good.
 ENDED_STATES: frozenset[RunState] = frozenset({"completed", "failed", "blocked"})
@@ -83,13 +86,15 @@ class ClaimedJob(msgspec.Struct, frozen=True, gc=False):
 class QueueSpec:
     """What a process knows about a queue it declares. None leaves what the database has of it as it is.
 
-    `limits` are as `Limits.stored` gives them: none at all is a word, too.
+    `limits` are as `Limits.stored` gives them: none at all is a word, too. `retention` is for finished jobs; None keeps
+    none, and without `max_attempts` it changes nothing of a queue that is there.
     """
 
     name: str
     kind: QueueKind
     max_attempts: int | None
     limits: Mapping[str, object] | None = None
+    retention: timedelta | None = DAY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

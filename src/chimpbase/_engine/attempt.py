@@ -24,13 +24,14 @@ class Attempt:
     """A claimed job in the hands of its handler.
 
     `settled` becomes true once its end is committed; a handler that used `settle` sets it after its COMMIT.
+    `was_read` becomes true once the payload has been read: what is wrong after that is the handler's.
     """
 
-    __slots__ = ("job", "process", "queue_name", "settled")
+    __slots__ = ("job", "process", "queue_name", "settled", "was_read")
 
     def __init__(self, *, job: ClaimedJob, process: ProcessId, queue_name: str) -> None:
         self.job, self.process, self.queue_name = job, process, queue_name
-        self.settled = False
+        self.settled = self.was_read = False
 
     async def settle(self, connection: Connection, outcome: Outcome) -> None:
         """Write the end of this attempt as the last statement of the caller's transaction.

@@ -48,11 +48,14 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """The engine's times: how long a lease lasts, how often an idle process looks, how long a stop may take."""
+    """The engine's times: how long a lease lasts, how often an idle process looks, how long a stop may take,
+    how long dead letters are kept.
+    """
 
     lease: timedelta
     poll: timedelta
     grace: timedelta
+    dead_retention: timedelta = timedelta(days=30)
 
 
 class Engine:
@@ -177,7 +180,7 @@ class Engine:
             canceller=canceller,
             random=self._random,
         )
-        pruner = Pruner(self._db, days_ahead=7, every_s=600, random=self._random)
+        pruner = Pruner(self._db, days_ahead=7, every_s=600, dead_age=self._pace.dead_retention, random=self._random)
         sweeper = Sweeper(self._db, every_s=60, clock=asyncio.get_running_loop().time, random=self._random)
         # the day's history must be there before any job ends: one that ends while it is attached is refused by it
         await pruner.tick()

@@ -111,13 +111,14 @@ class Executor:
     def _failed(self, handling: Handling, attempt: Attempt, error: Exception) -> None:
         job, record = attempt.job, failure_record(attempt.job.charged, error)
         data = {**_data(handling, job), "error": name_and_message(error, limit_bytes=500)}
-        match decide(job, handling.retry, error, random=self._random):
+        match decide(job, handling.retry, error, was_read=attempt.was_read, random=self._random):
             case Again(delay=delay, charged=charged):
                 self._finisher.put_off(jobs.PutOff(job.id, job.attempt, delay, charged=charged, error=record))
                 self._on_later(delay.total_seconds())
                 verdict = f"again in {_spell(delay)}"
             case Bury(reason=reason):
                 self._finisher.dead_letter(jobs.Dead(job.id, job.attempt, reason, record))
+                self._on_later(0.0)  # somebody may handle dead letters
                 verdict = f"dead letter ({reason})"
         title = _title(handling, job)
         _log.warning("%s failed: %s; %s", title, data["error"], verdict, exc_info=error, extra={"data": data})

@@ -32,22 +32,26 @@ class Bury:
     reason: DeathReason
 
 
-def decide(job: ClaimedJob, retry: Retry, error: BaseException, *, random: Callable[[], float]) -> Again | Bury:
+def decide(
+    job: ClaimedJob, retry: Retry, error: BaseException, *, was_read: bool, random: Callable[[], float]
+) -> Again | Bury:
     """What to do with a job whose attempt ended with `error`.
 
     One that came after its deadline was not begun, and never will be. A database that went away, and a COMMIT whose
     outcome nobody knows, are not the job's fault: such an attempt is not charged - but not for ever, for a job may also
-    be what ends its connection each time. A definition or payload that cannot work now will not work later.
+    be what ends its connection each time. A payload that does not fit its type (`was_read` is false) will not fit
+    later, and what is not retried is hopeless, whatever attempts are left.
     """
     if isinstance(error, JobExpired) and job.expired:
         return Bury("expired")
     retry = retry_of(job.terms, retry)
     if isinstance(error, Unreachable | OutcomeUnknown) and job.uncharged < _FREE_ATTEMPTS:
         return Again(retry.delay(1, random=random), charged=False)
-    if isinstance(error, UsageError):
+    if isinstance(error, UsageError) and not was_read:
         return Bury("unreadable")
-    limit = job.max_attempts or retry.max_attempts
-    if job.charged >= limit or not retry.retries(error):
+    if not retry.retries(error):
+        return Bury("hopeless")
+    if job.charged >= (job.max_attempts or retry.max_attempts):
         return Bury("exhausted")
     return Again(retry.delay(job.charged, random=random), charged=True)
 

@@ -15,7 +15,7 @@ from chimpbase._engine.failures import error_record
 from chimpbase._engine.service import Service
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
-from chimpbase._store import gates, jobs, outlook, partitions, processes, schedules
+from chimpbase._store import dead_letters, gates, jobs, outlook, partitions, processes, schedules
 
 _BATCH = 1000
 _ORPHANS_S = 60.0
@@ -139,11 +139,14 @@ class Rescuer(Service):
 
 
 class Pruner(Service):
-    """Keeps the database small: days of history, old occurrences."""
+    """Keeps the database small: days of history, old dead letters, old occurrences."""
 
-    def __init__(self, db: Db, *, days_ahead: int, every_s: float, random: Callable[[], float]) -> None:
+    def __init__(
+        self, db: Db, *, days_ahead: int, every_s: float, dead_age: timedelta, random: Callable[[], float]
+    ) -> None:
         super().__init__(random=random)
         self._db, self._days_ahead, self._every_s = db, days_ahead, every_s
+        self._dead_age = dead_age
 
     async def tick(self) -> float | None:
         async with self._db.acquire() as connection:
@@ -157,6 +160,7 @@ class Pruner(Service):
                 await partitions.drop(connection, day=day)
             swept = await schedules.prune(connection, age=timedelta(days=7), max_rows=_BATCH)
             swept = max(swept, await gates.prune(connection, max_rows=_BATCH))
+            swept = max(swept, await dead_letters.prune(connection, age=self._dead_age, most=_BATCH))
         return 0 if swept == _BATCH else self._every_s
 
 

@@ -87,9 +87,11 @@ create table chimpbase.job_dead (
   headers text,
   errors jsonb,
   constraint job_dead_pkey PRIMARY KEY (id),
-  constraint job_dead_reason_check CHECK ((reason = ANY (ARRAY['exhausted'::text, 'crashed'::text, 'rejected'::text, 'unreadable'::text, 'expired'::text])))
+  constraint job_dead_reason_check CHECK ((reason = ANY (ARRAY['exhausted'::text, 'hopeless'::text, 'crashed'::text, 'rejected'::text, 'unreadable'::text, 'expired'::text])))
 );
+CREATE INDEX job_dead_died ON chimpbase.job_dead USING btree (died_at, id);
 CREATE INDEX job_dead_queue ON chimpbase.job_dead USING btree (queue, died_at);
+CREATE TRIGGER tell_dead AFTER INSERT ON chimpbase.job_dead REFERENCING NEW TABLE AS buried FOR EACH STATEMENT EXECUTE FUNCTION chimpbase.tell_dead();
 
 create table chimpbase.job_done (
   id bigint not null,
@@ -257,6 +259,7 @@ create table chimpbase.queue (
   created_at timestamp with time zone not null default chimpbase.clock(),
   paused_by text,
   pause_reason text,
+  dead_queue integer,
   constraint queue_pkey PRIMARY KEY (id),
   constraint queue_name_key UNIQUE (name),
   constraint queue_kind_check CHECK ((kind = ANY (ARRAY['job'::text, 'delivery'::text, 'occurrence'::text, 'activation'::text]))),
@@ -458,6 +461,30 @@ begin
       opens_s := greatest(opens_s, (1 - bucket) / speed);
     end if;
   end if;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.as_json(text text)
+ RETURNS json
+ LANGUAGE plpgsql
+ IMMUTABLE
+AS $function$
+begin
+  return text::json;
+exception when others then
+  return to_json(text);
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.as_jsonb(text text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ IMMUTABLE
+AS $function$
+begin
+  return text::jsonb;
+exception when others then
+  return to_jsonb(text);
 end
 $function$;
 
@@ -714,6 +741,30 @@ begin
   )
   insert into chimpbase.key_news (queue, key) select distinct waiting.queue, waiting.key from waiting;
   return ids;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.find_dead(filter jsonb, before_at timestamp with time zone, before_id bigint, oldest_first boolean, most integer)
+ RETURNS SETOF chimpbase.job_dead
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+begin
+  return query execute 'select d.* from chimpbase.job_dead d where true'
+    || case when filter ? 'queue' then $q$ and d.queue = ($1 ->> 'queue')::int$q$ else '' end
+    || case when filter ? 'reason' then $q$ and d.reason = $1 ->> 'reason'$q$ else '' end
+    || case when filter ? 'error' then $q$ and d.errors -> -1 ->> 'error' = $1 ->> 'error'$q$ else '' end
+    || case when filter ? 'since' then $q$ and d.died_at >= ($1 ->> 'since')::timestamptz$q$ else '' end
+    || case when filter ? 'until' then $q$ and d.died_at < ($1 ->> 'until')::timestamptz$q$ else '' end
+    || case when filter ? 'ids'
+         then $q$ and d.id in (select value::bigint from jsonb_array_elements_text($1 -> 'ids'))$q$ else '' end
+    || case when filter ? 'payload' then $q$ and chimpbase.as_jsonb(d.payload) @> ($1 -> 'payload')$q$ else '' end
+    || case when filter ? 'movable'
+         then $q$ and d.queue in (select q.id from chimpbase.queue q where q.kind <> 'activation')$q$ else '' end
+    || case when before_at is null then '' else ' and (d.died_at, d.id) < ($2, $3)' end
+    || case when oldest_first then ' order by d.died_at, d.id' else ' order by d.died_at desc, d.id desc' end
+    || ' limit $4'
+  using filter, before_at, before_id, most;
 end
 $function$;
 
@@ -1197,6 +1248,26 @@ begin
     else null;
   end case;
   return run_id;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.tell_dead()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+begin
+  insert into chimpbase.job_later (id, due_at, enqueued_at, queue, payload, headers)
+  select nextval('chimpbase.job_id'), chimpbase.clock(), chimpbase.clock(), q.dead_queue,
+    json_build_object(
+      'job', b.id, 'queue', q.name, 'payload', chimpbase.as_json(b.payload), 'reason', b.reason,
+      'error', b.errors -> -1 ->> 'message', 'error_type', b.errors -> -1 ->> 'error',
+      'attempts', b.attempt - b.uncharged, 'failed_at', b.died_at, 'enqueued_at', b.enqueued_at)::text,
+    case when jsonb_typeof(chimpbase.as_jsonb(b.headers)) = 'object'
+      then (chimpbase.as_jsonb(b.headers) || jsonb_build_object('cause', 'job:' || b.id))::text
+    end
+  from buried b join chimpbase.queue q on q.id = b.queue
+  where q.dead_queue is not null;
+  return null;
 end
 $function$;
 

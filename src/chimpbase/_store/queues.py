@@ -22,6 +22,7 @@ async def register(connection: Connection, specs: Sequence[QueueSpec]) -> None:
             names=[spec.name for spec in specs],
             kinds=[spec.kind for spec in specs],
             max_attempts=[spec.max_attempts for spec in specs],
+            retentions=[spec.retention for spec in specs],
         )
     )
 
@@ -39,6 +40,16 @@ async def pause(connection: Queryable, *, name: str, by: str, reason: str | None
 async def resume(connection: Queryable, *, name: str) -> QueueId | None:
     """Let a queue be claimed from again; None when there is none of that name."""
     return await connection.fetch_value(*_SQL.resume.bind(name=name))
+
+
+async def link_dead(connection: Connection) -> None:
+    """Let each queue know where its dead letters are handled, if somewhere."""
+    await connection.execute(*_SQL.link_dead.bind())
+
+
+async def list_ids(connection: Queryable) -> dict[str, QueueId]:
+    """The numbers of all queues by name, whoever declared them."""
+    return {row[0]: row[1] for row in await connection.fetch(*_SQL.list_ids.bind())}
 
 
 async def list_names(connection: Queryable) -> list[str]:

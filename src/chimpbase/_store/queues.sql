@@ -4,18 +4,21 @@
 -- name: register
 -- Add the queues that are new and bring the limits of the others up to date; a null limit changes nothing.
 -- Locks:  changed rows, in the order of their names.
-insert into chimpbase.queue (name, kind, max_attempts)
-select name, kind, coalesce(max_attempts, 20)
-from unnest(:names::text[], :kinds::text[], :max_attempts::int[]) as spec (name, kind, max_attempts)
+insert into chimpbase.queue (name, kind, max_attempts, retention)
+select name, kind, coalesce(max_attempts, 20), retention
+from unnest(:names::text[], :kinds::text[], :max_attempts::int[], :retentions::interval[])
+  as spec (name, kind, max_attempts, retention)
 where not exists (
   select 1
   from chimpbase.queue
   where queue.name = spec.name
-    and queue.max_attempts = coalesce(spec.max_attempts, queue.max_attempts)
+    and (spec.max_attempts is null
+      or (queue.max_attempts = spec.max_attempts and queue.retention is not distinct from spec.retention))
 )
 order by name
 on conflict (name) do update
-set max_attempts = excluded.max_attempts;
+set max_attempts = excluded.max_attempts,
+    retention = excluded.retention;
 
 -- name: find
 -- The id of a queue of jobs by its name.
@@ -44,6 +47,22 @@ set paused_at = null,
     pause_reason = null
 where name = :name
 returning id;
+
+-- name: link_dead
+-- Tell every queue of jobs of the one named after it with `.dead` behind it. A queue of dead letters has none itself.
+-- Locks:  changed rows.
+update chimpbase.queue
+set dead_queue = dead.id
+from chimpbase.queue as dead
+where dead.name = queue.name || '.dead'
+  and dead.kind = 'job'
+  and queue.kind = 'job'
+  and queue.name not like '%.dead'
+  and queue.dead_queue is distinct from dead.id;
+
+-- name: list_ids
+-- The numbers of all queues by name.
+select name, id from chimpbase.queue;
 
 -- name: list_names
 -- The names of all queues.

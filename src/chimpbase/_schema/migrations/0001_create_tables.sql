@@ -93,7 +93,8 @@ create table chimpbase.job_dead (
   crashes       smallint not null default 0,
   key           text,
   terms         text,
-  reason        text not null check (reason in ('exhausted', 'crashed', 'rejected', 'unreadable', 'expired')),
+  reason        text not null
+                check (reason in ('exhausted', 'hopeless', 'crashed', 'rejected', 'unreadable', 'expired')),
   payload       text not null,
   headers       text,
   errors        jsonb

@@ -153,3 +153,82 @@ begin
   return cancelled.outcome;
 end
 $$;
+
+-- Dead letters ---------------------------------------------------------------------------------------------------------
+
+-- `dead_queue` is the queue named after this one with `.dead` behind it, once somebody has declared that: it gets an
+-- envelope for every job that dies here. A queue of dead letters has none itself.
+alter table chimpbase.queue add column dead_queue int;
+
+create index job_dead_died on chimpbase.job_dead (died_at, id);
+
+-- A payload as JSON, whatever somebody wrote into its column by hand.
+create function chimpbase.as_json(text text) returns json
+language plpgsql immutable
+as $$
+begin
+  return text::json;
+exception when others then
+  return to_json(text);
+end
+$$;
+
+create function chimpbase.as_jsonb(text text) returns jsonb
+language plpgsql immutable
+as $$
+begin
+  return text::jsonb;
+exception when others then
+  return to_jsonb(text);
+end
+$$;
+
+-- Everybody who buries a job tells of it by this, in the same statement. Job_dead is not a hot table.
+create function chimpbase.tell_dead() returns trigger
+language plpgsql
+as $$
+begin
+  insert into chimpbase.job_later (id, due_at, enqueued_at, queue, payload, headers)
+  select nextval('chimpbase.job_id'), chimpbase.clock(), chimpbase.clock(), q.dead_queue,
+    json_build_object(
+      'job', b.id, 'queue', q.name, 'payload', chimpbase.as_json(b.payload), 'reason', b.reason,
+      'error', b.errors -> -1 ->> 'message', 'error_type', b.errors -> -1 ->> 'error',
+      'attempts', b.attempt - b.uncharged, 'failed_at', b.died_at, 'enqueued_at', b.enqueued_at)::text,
+    case when jsonb_typeof(chimpbase.as_jsonb(b.headers)) = 'object'
+      then (chimpbase.as_jsonb(b.headers) || jsonb_build_object('cause', 'job:' || b.id))::text
+    end
+  from buried b join chimpbase.queue q on q.id = b.queue
+  where q.dead_queue is not null;
+  return null;
+end
+$$;
+create trigger tell_dead after insert on chimpbase.job_dead
+  referencing new table as buried for each statement execute function chimpbase.tell_dead();
+
+-- The dead letters that a filter names, newest first, after (`before_at`, `before_id`) if that is given. The filter has any
+-- of: queue (its number), reason, error (the type's name), since, until, payload (contained), ids,
+-- movable (no activations). Only the conditions
+-- that are there are in the query, so that it can use their indexes.
+create function chimpbase.find_dead(
+  filter jsonb, before_at timestamptz, before_id bigint, oldest_first boolean, most int
+) returns setof chimpbase.job_dead
+language plpgsql stable
+as $$
+begin
+  return query execute 'select d.* from chimpbase.job_dead d where true'
+    || case when filter ? 'queue' then $q$ and d.queue = ($1 ->> 'queue')::int$q$ else '' end
+    || case when filter ? 'reason' then $q$ and d.reason = $1 ->> 'reason'$q$ else '' end
+    || case when filter ? 'error' then $q$ and d.errors -> -1 ->> 'error' = $1 ->> 'error'$q$ else '' end
+    || case when filter ? 'since' then $q$ and d.died_at >= ($1 ->> 'since')::timestamptz$q$ else '' end
+    || case when filter ? 'until' then $q$ and d.died_at < ($1 ->> 'until')::timestamptz$q$ else '' end
+    || case when filter ? 'ids'
+         then $q$ and d.id in (select value::bigint from jsonb_array_elements_text($1 -> 'ids'))$q$ else '' end
+    || case when filter ? 'payload' then $q$ and chimpbase.as_jsonb(d.payload) @> ($1 -> 'payload')$q$ else '' end
+    || case when filter ? 'movable'
+         then $q$ and d.queue in (select q.id from chimpbase.queue q where q.kind <> 'activation')$q$ else '' end
+    || case when before_at is null then '' else ' and (d.died_at, d.id) < ($2, $3)' end
+    || case when oldest_first then ' order by d.died_at, d.id' else ' order by d.died_at desc, d.id desc' end
+    || ' limit $4'
+  using filter, before_at, before_id, most;
+end
+$$;
