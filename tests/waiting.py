@@ -30,6 +30,11 @@ async def until(condition: Callable[[], _T | Awaitable[_T]], *, deadline_s: floa
         await asyncio.sleep(_POLL_S)
 
 
+async def passing(seconds: float) -> None:
+    """Let time pass: for a fault that lasts so long, never in the hope that something has happened meanwhile."""
+    await asyncio.sleep(seconds)
+
+
 def _source(condition: Callable[[], object]) -> str:
     try:
         return " ".join(inspect.getsource(condition).split())

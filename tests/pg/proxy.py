@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import parse_qs, urlsplit
+
+from tests.waiting import passing
 
 _CHUNK = 1 << 16
 _PROTOCOL_3 = struct.pack("!I", 196608)
@@ -41,6 +43,8 @@ class Proxy:
     _closed_door: bool = False
     _cut_at: tuple[bytes, Literal["before", "after"]] | None = None
     _unknown_parameters: tuple[str, ...] = ()
+    _lag: Callable[[], float] | None = None
+    _piece: int = _CHUNK
 
     def freeze(self) -> None:
         """From now on bytes are taken and nothing comes back, on connections old and new."""
@@ -73,6 +77,13 @@ class Proxy:
         """Once a client sends `message`: reset its connection `before` the server got it, or `after` it answered."""
         self._cut_at = (message, server)
 
+    def slow_down(self, lag: Callable[[], float], *, piece: int = _CHUNK) -> None:
+        """From now on every `piece` of bytes, in each direction, takes `lag()` seconds."""
+        self._lag, self._piece = lag, piece
+
+    def speed_up(self) -> None:
+        self._lag, self._piece = None, _CHUNK
+
     def refuse_parameters(self, *names: str) -> None:
         """Answer a startup packet that has one of these parameters as PgBouncer does."""
         self._unknown_parameters = names
@@ -102,7 +113,7 @@ class Proxy:
                 link.server.transport.abort()
 
     async def _ask(self, link: _Link, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
-        while data := await reader.read(_CHUNK):
+        while data := await self._read(reader):
             if link.dead:
                 continue
             self.seen += data
@@ -116,8 +127,14 @@ class Proxy:
             server.write(data)
             await server.drain()
 
+    async def _read(self, reader: asyncio.StreamReader) -> bytes:
+        data = await reader.read(self._piece)
+        if self._lag is not None and data:
+            await passing(self._lag())
+        return data
+
     async def _answer(self, link: _Link, reader: asyncio.StreamReader) -> None:
-        while data := await reader.read(_CHUNK):
+        while data := await self._read(reader):
             if link.keeps_answers:
                 _reset(link)
                 return

@@ -68,15 +68,19 @@ class Fleet:
         self.members: list[Member] = []
 
     async def launch(self, *, host: str | None = None, **order: Any) -> Member:
-        """Start a process without waiting until it works. Keywords that `member` does not know are settings."""
-        told = {name: order.pop(name) for name in ("die_after", "die_in") if name in order}
+        """Start a process without waiting until it works. Keywords that `member` does not know are settings.
+
+        `environ` is added to its environment.
+        """
+        told = {name: order.pop(name) for name in ("die_after", "die_in", "memory_mb") if name in order}
+        environ = order.pop("environ", {})
         told |= {"host": host, "settings": {**_PACE, **order}}
         log = self._directory / f"member-{len(self.members)}.log"
         with log.open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "tests.stories.member", self._module, self._dsn, json.dumps(told)),
                 cwd=self._directory,
-                env={**os.environ, "PYTHONPATH": _PATH},
+                env={**os.environ, "PYTHONPATH": _PATH, **environ},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
@@ -84,6 +88,10 @@ class Fleet:
         member = Member(process, log)
         self.members.append(member)
         return member
+
+    def redirect(self, dsn: str) -> None:
+        """Members that start from now on take this way to the database."""
+        self._dsn = dsn
 
     async def start(self, **order: Any) -> Member:
         """Start a process and wait until it works."""

@@ -3,7 +3,7 @@
 Arguments: module, database URL, JSON of {"settings": ..., "host": ..., "die_after": ..., "die_in": ...}. `host` makes
 the process call its machine by that name, so that nobody compares process ids with it and only its lease counts. After
 `die_after` statements, counted once it works, on the connections of the engine or those of handlers (`die_in` "engine"
-or "app"), it kills itself. It prints "ready" once it works.
+or "app"), it kills itself. `memory_mb` limits its address space. It prints "ready" once it works.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -62,6 +63,8 @@ async def main(module: str, dsn: str, order: dict[str, Any]) -> None:
     app: App = importlib.import_module(module).app
     if host := order.get("host"):
         engine_module.this_host = lambda: host
+    if megabytes := order.get("memory_mb"):
+        resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
     bomb = Bomb(order.get("die_after", 0))
     if order.get("die_after"):
         plant(bomb, order["die_in"])

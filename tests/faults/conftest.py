@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.running import outside, start
+
+__all__ = ["outside", "start"]
