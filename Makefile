@@ -10,7 +10,7 @@ ifneq ($(SOUND),yes)
 BROKEN := broken
 endif
 
-.PHONY: help demo test check bench lock schema clean broken
+.PHONY: help demo test faults faults-long mutations check bench lock schema clean broken
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +20,15 @@ demo: .venv/.dev ## the shop example on embedded PostgreSQL, killed half way, an
 
 test: .venv/.dev ## the whole test suite (ARGS="-k name" for a part, JOBS=4 for more processes)
 	@$(PY) -m pytest -n $(JOBS) $(ARGS)
+
+faults: .venv/.dev ## kill, stall, cut, starve and crash everything while jobs flow (ARGS="--only F1,F5 --size 0.1")
+	@PYTHONPATH=src $(PY) -m tests.faults $(ARGS)
+
+faults-long: .venv/.dev ## the same for HOURS=n, with another seed each round
+	@PYTHONPATH=src $(PY) -m tests.faults --hours $(or $(HOURS),1) $(ARGS)
+
+mutations: .venv/.dev ## plant known bugs in a copy, one at a time: the tests must find each
+	@$(PY) -m tests.faults.mutations $(ARGS)
 
 check: .venv/.check ## format, lint, import rules, types
 	@sh .ci/check

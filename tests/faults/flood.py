@@ -5,10 +5,13 @@ Every handler writes into tables without a unique key, so that what happens twic
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
+import signal
 import sys
 import threading
+from collections.abc import Awaitable
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from chimpbase import App, Ctx, Retry, SyncCtx
 ACCOUNTS = 20
 MAX_ATTEMPTS = 60
 RETRY = Retry(max_attempts=MAX_ATTEMPTS, first=timedelta(milliseconds=50), cap=timedelta(milliseconds=500))
-POISONS = ("exit", "kill", "recursion", "sys.exit", "interrupt", "swallow", "terminate", "commit", "aborted", "huge")
+POISONS = ("exit", "kill", "recursion", "sys.exit", "swallow", "terminate", "commit", "aborted", "huge")
 
 app = App("flood")
 
@@ -52,33 +55,49 @@ async def blocking(ctx: Ctx, n: int) -> None:
     threading.Event().wait(2.2)
 
 
-@app.worker("poison", retry=Retry(max_attempts=2, first=timedelta(milliseconds=10)), timeout=timedelta(seconds=5))
-async def poison(ctx: Ctx, kind: str) -> object:
+@app.worker("poison", retry=Retry(max_attempts=2, first=timedelta(milliseconds=10)), timeout=timedelta(seconds=1))
+async def poison(ctx: Ctx, kind: str) -> None:
     """Everything that a handler must not do."""
     match kind:
         case "exit":
             os._exit(13)
         case "kill":
-            os.kill(os.getpid(), 9)
+            os.kill(os.getpid(), signal.SIGKILL)
         case "recursion":
-            return await poison.function(ctx, kind)
+            _recurse(0)
         case "sys.exit":
             sys.exit(3)
-        case "interrupt":
-            raise InterruptedError
+        case "swallow":
+            await _swallow()
         case "terminate":
-            return await ctx.db.execute("select pg_terminate_backend(pg_backend_pid())")
+            await ctx.db.execute("select pg_terminate_backend(pg_backend_pid())")
         case "commit":
-            return await ctx.db.execute("do $$ begin commit; end $$")
+            await ctx.db.execute("do $$ begin commit; end $$")
         case "aborted":
-            try:
-                await ctx.db.execute("select 1 / 0")
-            except Exception:
-                return None
+            await _ignore(ctx.db.execute("select 1 / 0"))
         case "huge":
             raise ValueError("x" * 10_000_000)
         case _:
             raise ValueError(kind)
+
+
+def _recurse(n: int) -> int:
+    return _recurse(n + 1) + 1
+
+
+async def _ignore(work: Awaitable[object]) -> None:
+    try:
+        await work
+    except Exception:
+        return
+
+
+async def _swallow() -> None:
+    """Outlives its timeout once, and then ends after all."""
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        raise ValueError("a cancellation was swallowed") from None
 
 
 @app.worker("hungry", retry=Retry(max_attempts=5, first=timedelta(milliseconds=10)))

@@ -27,7 +27,7 @@ from tests.faults.invariants import one_query
 from tests.faults.planting import KILL, Bomb, planted
 from tests.faults.scenes import SCENES, Scene, act, build
 from tests.faults.victim import PACE, main
-from tests.running import left_over
+from tests.running import left_over, the_value
 from tests.waiting import until
 
 MOMENTS = ("before", "unanswered", "answered")
@@ -170,7 +170,7 @@ async def _play_here(theatre: Theatre, scene: Scene, bomb: Bomb) -> list[str]:
 
 
 async def _started(dsn: str) -> tuple[App, Callable[[], Awaitable[object]]]:
-    """A running app, and how to stop it. A start that loses its connection is told so, and starts again, as a supervisor would have it."""
+    """A running app, and how to stop it. A start that fails is tried again, as a supervisor would have it."""
     app = build()
     for attempt in range(5):
         stack = AsyncExitStack()
@@ -299,9 +299,12 @@ async def _block_the_way(outside: asyncpg.Connection, dsn: str, directory: Path,
 
 
 async def _waits(outside: asyncpg.Connection) -> bool:
-    return await outside.fetchval("""
+    return await the_value(
+        outside,
+        """
         select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')
-    """)
+    """,
+    )
 
 
 async def at_rest(outside: asyncpg.Connection, scene: Scene, *, sure: bool) -> bool:

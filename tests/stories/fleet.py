@@ -64,7 +64,7 @@ class Fleet:
     """Starts members. All that are left when the test ends are killed."""
 
     def __init__(self, module: str, dsn: str, directory: Path) -> None:
-        self._module, self._dsn, self._directory = module, dsn, directory
+        self.module, self.dsn, self.directory = module, dsn, directory
         self.members: list[Member] = []
 
     async def launch(self, *, host: str | None = None, **order: Any) -> Member:
@@ -72,14 +72,13 @@ class Fleet:
 
         `environ` is added to its environment.
         """
-        told = {name: order.pop(name) for name in ("die_after", "die_in", "memory_mb") if name in order}
-        environ = order.pop("environ", {})
-        told |= {"host": host, "settings": {**_PACE, **order}}
-        log = self._directory / f"member-{len(self.members)}.log"
+        environ = order.get("environ", {})
+        told = self.order(host, order)
+        log = self.directory / f"member-{len(self.members)}.log"
         with log.open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.stories.member", self._module, self._dsn, json.dumps(told)),
-                cwd=self._directory,
+                *(sys.executable, "-m", "tests.stories.member", self.module, self.dsn, json.dumps(told)),
+                cwd=self.directory,
                 env={**os.environ, "PYTHONPATH": _PATH, **environ},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
@@ -89,9 +88,15 @@ class Fleet:
         self.members.append(member)
         return member
 
+    def order(self, host: str | None, given: dict[str, Any]) -> dict[str, Any]:
+        """What a member is told, of keywords as `launch` takes them."""
+        told = {name: given[name] for name in ("die_after", "die_in", "memory_mb") if name in given}
+        settings = {name: value for name, value in given.items() if name not in told and name != "environ"}
+        return {**told, "host": host, "settings": {**_PACE, **settings}}
+
     def redirect(self, dsn: str) -> None:
         """Members that start from now on take this way to the database."""
-        self._dsn = dsn
+        self.dsn = dsn
 
     async def start(self, **order: Any) -> Member:
         """Start a process and wait until it works."""

@@ -17,7 +17,7 @@ import re
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -59,7 +59,7 @@ def plant(bomb: Bomb, where: str) -> None:
     Db.open = classmethod(open_hooked)  # type: ignore[assignment,method-assign]
 
 
-async def main(module: str, dsn: str, order: dict[str, Any]) -> None:
+async def main(module: str, dsn: str, order: dict[str, Any], *, on_ready: Callable[[], None]) -> None:
     app: App = importlib.import_module(module).app
     if host := order.get("host"):
         engine_module.this_host = lambda: host
@@ -76,10 +76,15 @@ async def main(module: str, dsn: str, order: dict[str, Any]) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with app.running(database_url=dsn, **settings):
         bomb.armed = True
-        print("ready", flush=True)
+        on_ready()
         await stop.wait()
+
+
+def run(module: str, dsn: str, order: dict[str, Any], *, on_ready: Callable[[], None]) -> None:
+    """Live until told to stop."""
+    uvloop.run(main(module, dsn, order, on_ready=on_ready))
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s", stream=sys.stderr)
-    uvloop.run(main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3])))
+    run(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), on_ready=lambda: print("ready", flush=True))

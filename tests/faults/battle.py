@@ -1,0 +1,120 @@
+"""A battle: faults, alone or together, while jobs flow; afterwards the books are judged."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+from chimpbase._pg.embedded import EmbeddedServer
+from tests.faults.arena import Arena, arena_of
+from tests.faults.chaos import FAULTS, Fault
+from tests.faults.ledger import DOUBLED, LOST, STALE, STUCK
+
+
+@dataclass(kw_only=True)
+class Result:
+    """One line of the table."""
+
+    number: str
+    name: str
+    seed: int = 0
+    jobs: int = 0
+    hits: dict[str, int] = field(default_factory=dict[str, int])
+    wrong: list[str] = field(default_factory=list[str])
+    counts: dict[str, int] = field(default_factory=dict[str, int])
+    seconds: float = 0.0
+    resumed_s: list[float] = field(default_factory=list[float])
+    skipped: str = ""
+
+    @property
+    def verdict(self) -> str:
+        if self.skipped:
+            return f"skipped: {self.skipped}"
+        return "holds" if not self.wrong else "BROKEN"
+
+
+async def fight(
+    numbers: Sequence[str],
+    *,
+    server: EmbeddedServer,
+    directory: Path,
+    seed: int,
+    jobs: int,
+    seconds: float,
+    size: int = 4,
+) -> Result:
+    """Let these faults happen together while so many jobs flow."""
+    faults = [FAULTS[number] for number in numbers]
+    name = " and ".join(fault.name for fault in faults)
+    result = Result(number="+".join(numbers), name=name, seed=seed, jobs=jobs)
+    if excuse := next((why for fault in faults if (why := fault.excuse())), ""):
+        result.skipped = excuse
+        return result
+    began = monotonic()
+    network = next((fault.network for fault in faults if fault.network), "")
+    settings = {"notify": False} if network == "pgbouncer" else {}
+    async with arena_of(server, directory, seed=seed, size=size, seconds=seconds, network=network, **settings) as arena:
+        await arena.muster()
+        deeds = [asyncio.ensure_future(fault.deed(arena)) for fault in faults]
+        producer = asyncio.create_task(arena.produce(jobs))
+        await asyncio.wait({producer, *deeds}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({producer}, timeout=seconds + 60)
+        arena.over.set()
+        ended = await asyncio.gather(producer, *deeds, return_exceptions=True)
+        result.wrong += [
+            f"the suite itself: {type(one).__name__}: {one}" for one in ended if isinstance(one, Exception)
+        ]
+        while len(arena.alive) < 2:
+            await arena.recruit()
+        judged = await judge(arena, jobs)
+    judged.number, judged.name, judged.seed = result.number, result.name, seed
+    judged.wrong = result.wrong + judged.wrong
+    judged.seconds = monotonic() - began
+    return judged
+
+
+async def judge(arena: Arena, jobs: int) -> Result:
+    """Let everything come to its end, and judge the books."""
+    result = Result(number="", name="", jobs=jobs)
+    violations = await arena.settle()
+    result.hits, result.resumed_s = arena.hits, arena.resumed_s
+    for violation in violations:
+        result.counts[violation.kind] = result.counts.get(violation.kind, 0) + 1
+    result.wrong = [f"seed {arena.seed}, {violation}" for violation in violations]
+    return result
+
+
+def pairs(n: int, *, seed: int) -> list[tuple[str, str]]:
+    """So many pairs of faults that can happen together."""
+    dice = random.Random(seed)
+    able = [fault for fault in FAULTS.values() if not fault.excuse()]
+    found: list[tuple[str, str]] = []
+    while len(found) < n:
+        one, two = dice.sample(able, 2)
+        if _agree(one, two) and (one.number, two.number) not in found:
+            found.append((one.number, two.number))
+    return found
+
+
+def _agree(one: Fault, two: Fault) -> bool:
+    together = {one.network, two.network} - {""}
+    # two that take the server or the whole fleet away leave nobody to fight
+    alone = {"F5", "F6", "F16", "F19", "F23"}
+    return len(together) <= 1 and not {one.number, two.number} <= alone
+
+
+def as_table(results: Sequence[Result], *, head: bool = True) -> str:
+    """Markdown, one line for each."""
+    title = "| fault | what | seed | jobs | done | lost | doubled | stuck | stale | resumed p99 | time | verdict |\n"
+    lines = [title + "|" + "---|" * 12] if head else []
+    for one in results:
+        hits = ", ".join(f"{times} {what}" for what, times in sorted(one.hits.items())) or "-"
+        counts = " | ".join(str(one.counts.get(kind, 0)) for kind in (LOST, DOUBLED, STUCK, STALE))
+        resumed = f"{sorted(one.resumed_s)[int(len(one.resumed_s) * 0.99)]:.2f} s" if one.resumed_s else "-"
+        cells = f"| {one.number} | {one.name} | {one.seed} | {one.jobs} | {hits} | {counts} | {resumed} "
+        lines.append(cells + f"| {one.seconds:.0f} s | {one.verdict} |")
+    return "\n".join(lines)
