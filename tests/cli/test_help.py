@@ -37,12 +37,21 @@ def test_every_command_has_a_page_with_examples(name: str, capsys: pytest.Captur
     assert max(map(len, COMMANDS[name].text.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(("name", "verb"), [(name, verb) for name, page in COMMANDS.items() for verb in page.verbs])
+def test_every_verb_of_a_group_has_a_page(name: str, verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    program()([name, verb, "--help"], exit_on_error=False, result_action="return_value")
+    assert COMMANDS[name].verbs[verb] in capsys.readouterr().out
+    assert f"chimpbase {name} {verb}" in COMMANDS[name].examples
+
+
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_every_example_is_a_command_line_that_parses(example: str) -> None:
     words = shlex.split(example)
     begin = words.index("chimpbase")
     command, _, _ = program().parse_args(words[begin + 1 :], exit_on_error=False, print_error=False)
-    assert command.__name__ == words[begin + 1]
+    name = words[begin + 1]
+    assert command.__name__ == words[begin + (2 if COMMANDS[name].verbs else 1)]
+    assert command.__module__ == f"chimpbase.cli.commands.{name}"
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
@@ -65,6 +74,11 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
         (["start", "--port", "x"], "--port"),
         (["ls", "-o", "yaml"], '"table", "json"'),
         (["call"], "ACTION"),
+        (["cron", "lst"], "There is no command 'cron lst'. Did you mean 'ls'?"),
+        (["cron", "zzz"], "The commands are: ls, next,"),
+        (["cron", "pause"], "SCHEDULE"),
+        (["cron", "next", "0 9 * *"], "has 4 fields"),
+        (["cron", "next", "@daily", "-n", "0"], "--count"),
         (["migrate", "--check", "--sql"], "Give one of them."),
     ],
 )

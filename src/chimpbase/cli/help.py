@@ -5,15 +5,21 @@ Invariant: every command is in this table, and every example in it is a command 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 
 class Help(NamedTuple):
-    """The help of one command. `page` is in lines of at most 80 characters, since plain text is not wrapped again."""
+    """The help of one command. `page` is in lines of at most 80 characters, since plain text is not wrapped again.
+
+    A command with `verbs` is a group: each verb is a function of the module of its name, with one line of help.
+    """
 
     line: str
     page: str
     examples: str
+    verbs: Mapping[str, str] = MappingProxyType({})
 
     @property
     def text(self) -> str:
@@ -35,7 +41,7 @@ EPILOGUE = """\
 Every command takes --help, and --debug for whole tracebacks.
 Exit codes: 0 ok, 1 failure, 2 usage, 3 not found.
 """
-#: In the order of `chimpbase --help`. Each command is a function of a module of the same name.
+#: In the order of `chimpbase --help`. Each command is a function of a module of the same name, a group such a module.
 COMMANDS = {
     "dev": Help(
         "Run an app while you write it: database, HTTP, workers, reload on save.",
@@ -103,6 +109,30 @@ chimpbase call place_order sku=tea quantity=2
 chimpbase call place_order lines:='[{"sku": "tea"}]' --app shop:app
 chimpbase call report day=2026-11-23 | jq .total
 """,
+    ),
+    "cron": Help(
+        "Look at schedules, and run, pause and resume them.",
+        """
+The schedules of the database: those that code declares and those that were made
+at run time. Needs the project for its database, but not the app's code.
+""",
+        """
+chimpbase cron ls --prefix invoice:
+chimpbase cron next daily_report -n 3
+chimpbase cron next '0 9 * * 1-5' --tz Europe/Lisbon
+chimpbase cron run daily_report
+chimpbase cron pause daily_report
+chimpbase cron resume daily_report
+chimpbase cron remove invoice:42
+""",
+        {
+            "ls": "List schedules: cadence, next, last, and in words.",
+            "next": "Show the next instants of a schedule or an expression.",
+            "run": "Make a job of a schedule now.",
+            "pause": "Stop a schedule until it is resumed.",
+            "resume": "Let a paused schedule go on.",
+            "remove": "Forget a schedule.",
+        },
     ),
     "psql": Help(
         "Open psql on the app's database, read-only unless --write.",

@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError, UnknownCommandError
 
 from chimpbase._app.admin import version
 from chimpbase.cli.failures import FAILURE, USAGE, report, say
-from chimpbase.cli.help import ABOUT, COMMANDS, EPILOGUE
+from chimpbase.cli.help import ABOUT, COMMANDS, EPILOGUE, Help
 
 
 def run(words: Sequence[str]) -> int:
@@ -43,6 +43,9 @@ def program() -> App:
         end_of_options_delimiter="--",
     )
     for rank, (name, page) in enumerate(COMMANDS.items()):
+        if page.verbs:
+            app.command(_group(name, page, rank=rank))
+            continue
         app.command(
             f"chimpbase.cli.commands.{name}:{name}",
             name=name,
@@ -51,6 +54,21 @@ def program() -> App:
             sort_key=rank,
         )
     return app
+
+
+def _group(name: str, page: Help, *, rank: int) -> App:
+    """The verbs of one command, which are functions of its module."""
+    group = App(
+        name=name,
+        help=page.text,
+        help_epilogue=page.epilogue,
+        help_format="plaintext",
+        version_flags=[],
+        sort_key=rank,
+    )
+    for place, (verb, line) in enumerate(page.verbs.items()):
+        group.command(f"chimpbase.cli.commands.{name}:{verb}", name=verb, help=line, sort_key=place)
+    return group
 
 
 def _dispatch(words: Sequence[str]) -> int:
@@ -69,9 +87,10 @@ def _debug(words: Sequence[str]) -> tuple[list[str], bool]:
 
 def _complaint(error: CycloptsError) -> str:
     if isinstance(error, UnknownCommandError) and error.unused_tokens:
-        word = error.unused_tokens[0]
-        close = get_close_matches(word, COMMANDS, n=1, cutoff=0.5)
-        hint = f"Did you mean {close[0]!r}?" if close else f"The commands are: {', '.join(COMMANDS)}."
-        return f"There is no command {word!r}. {hint} See `chimpbase --help`."
+        word, group = error.unused_tokens[0], " ".join(error.command_chain or ())
+        known = COMMANDS[group].verbs if group in COMMANDS else COMMANDS
+        close = get_close_matches(word, known, n=1, cutoff=0.5)
+        hint = f"Did you mean {close[0]!r}?" if close else f"The commands are: {', '.join(known)}."
+        return f"There is no command {f'{group} {word}'.strip()!r}. {hint} See `{f'chimpbase {group}'.strip()} --help`."
     command = " ".join(["chimpbase", *(error.command_chain or ())])
     return f"{' '.join(str(error).split())} See `{command} --help`."
