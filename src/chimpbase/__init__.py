@@ -25,6 +25,7 @@ from chimpbase._core.occurrence import Occurrence
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.retry import Retry
 from chimpbase._core.terms import EnqueueOptions
+from chimpbase._core.unique import Unique
 
 __all__ = [
     "KV",
@@ -49,6 +50,7 @@ __all__ = [
     "Signal",
     "Snooze",
     "SyncCtx",
+    "Unique",
     "Wf",
     "action",
     "cron",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from chimpbase._core.errors import (
+    AlreadyEnqueued,
     AlreadyRegistered,
     AlreadyStarted,
     AttemptError,
@@ -41,6 +42,7 @@ from chimpbase._core.errors import (
 )
 
 __all__ = [
+    "AlreadyEnqueued",
     "AlreadyRegistered",
     "AlreadyStarted",
     "AttemptError",

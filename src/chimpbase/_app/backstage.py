@@ -90,6 +90,9 @@ class Backstage:
 
         Outside of one, a single job goes in a commit shared with its likes, and several in a transaction of their own.
         """
+        if new.asked is not None:
+            async with frame.statement() as connection:
+                return await jobs.enqueue_with(connection, new, payloads)
         if len(payloads) == 1:
             if not frame.unit.transactional:
                 return [await self._alone.submit(new)]

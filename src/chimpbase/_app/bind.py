@@ -124,8 +124,9 @@ class BoundStage:
 
     async def enqueue(self, frame: Frame, new: NewJob, payloads: Sequence[str]) -> list[JobId]:
         """Store jobs in the caller's transaction."""
+        store = jobs.enqueue_many if new.asked is None else jobs.enqueue_with
         async with frame.statement() as connection:
-            return await jobs.enqueue_many(connection, new, payloads)
+            return await store(connection, new, payloads)
 
     def watch(self, run: str) -> NoReturn:
         """Refused: it waits for commits of others while the caller's transaction is held open."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
+import msgspec
+
 from chimpbase._app.dead_letters import DeadLetters, SyncDeadLetters
 from chimpbase._app.payloads import taken
 from chimpbase._app.queue_operations import QueueOperations, SyncQueueOperations
 from chimpbase._app.tokens import Queue
 from chimpbase._app.unit import Frame
 from chimpbase._app.waiter import Waiter
-from chimpbase._core.errors import PayloadError
+from chimpbase._core.errors import PayloadError, UsageError
 from chimpbase._core.terms import NO_TERMS, EnqueueOptions, Terms, read_options
 from chimpbase._core.values import JobId, NewJob, QueueId
 
@@ -70,6 +72,8 @@ class QueueClient(QueueOperations, DeadLetters):
         texts = list(_encoded(token, payloads, named=isinstance(queue, str)))
         if not texts:
             return []
+        if terms.fields:
+            _check_fields(texts, terms.fields)
         id, headers = await self._backstage.queue_id(token, self._frame), self._origin.headers()
         new = NewJob(
             queue=id,
@@ -81,6 +85,7 @@ class QueueClient(QueueOperations, DeadLetters):
             headers=headers,
             key=terms.key,
             terms=terms.stored,
+            asked=terms.asked,
         )
         ids = await self._backstage.enqueue(self._frame, new, texts)
         self._frame.after_commit.append(self._wake(id, terms))
@@ -90,6 +95,14 @@ class QueueClient(QueueOperations, DeadLetters):
     def _wake(self, queue: QueueId, terms: Terms) -> Callable[[], None]:
         """What to tell the engine after the commit."""
         engine = self._backstage.engine
+        if terms.asked is not None:
+
+            def both() -> None:
+                # what was replaced may be ready now, or be due at any time
+                engine.ready([queue])
+                engine.later(0.0)
+
+            return both
         if terms.run_at is not None:
             # only the database's clock knows how long that is; the promoter asks it
             return lambda: engine.later(0.0)
@@ -120,6 +133,15 @@ class SyncQueue(SyncQueueOperations, SyncDeadLetters):
     def enqueue_many(self, queue: str, payloads: Iterable[Any], **options: Unpack[EnqueueOptions]) -> list[JobId]: ...
     def enqueue_many(self, queue: Any, payloads: Iterable[Any], **options: Unpack[EnqueueOptions]) -> list[JobId]:
         return self._wait(self._client().enqueue_many(queue, payloads, **options))
+
+
+def _check_fields(texts: Iterable[str], fields: Iterable[str]) -> None:
+    """Each payload must have them: without, all would be the same."""
+    for text in texts:
+        payload = msgspec.json.decode(text)
+        missing = [field for field in fields if not isinstance(payload, dict) or field not in payload]
+        if missing:
+            raise UsageError(f"unique by field {missing[0]!r}, which the payload {text:.60} has not.")
 
 
 def _encoded(token: Queue[Any], payloads: Iterable[Any], *, named: bool) -> Iterator[str]:

@@ -24,6 +24,7 @@
     │       └── SchemaTooNew
     ├── NotFound              it does not exist
     ├── Conflict              someone was first
+    │   ├── AlreadyEnqueued
     │   ├── AlreadyStarted
     │   ├── LockLost
     │   └── WrongState
@@ -207,6 +208,18 @@ class NotFound(ChimpbaseError):
 
 class Conflict(ChimpbaseError):
     """Someone was first, or the thing is past the state this needs."""
+
+
+class AlreadyEnqueued(Conflict):
+    """A job that is the same is there, where that was to be an error; `existing` is its id.
+
+    None when it would have been one of the same call. With an idempotency key: a job has it whose payload is another.
+    """
+
+    def __init__(self, existing: int | None) -> None:
+        self.existing = existing
+        told = "Two of these jobs are the same" if existing is None else f"Job {existing} is there already"
+        super().__init__(f"{told}. Use another unique or idempotency key, or on_conflict='skip'.")
 
 
 class AlreadyStarted(Conflict):

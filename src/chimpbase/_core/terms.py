@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import msgspec
 
@@ -18,6 +18,7 @@ from chimpbase._core.durations import seconds
 from chimpbase._core.errors import UsageError
 from chimpbase._core.names import check_key
 from chimpbase._core.retry import MAX_ATTEMPTS, Retry
+from chimpbase._core.unique import Unique
 
 _LOWEST, _HIGHEST = -100, 100
 
@@ -30,6 +31,10 @@ class EnqueueOptions(TypedDict, total=False):
     `priority`: -100 (first) to 100 (last). `key`: what limits and order go by, such as a tenant; 1 to 512 bytes.
     `max_attempts` and `retry` override the worker's; of a `Retry` the counts and times are taken, since classes of
     exceptions cannot be stored with a job.
+
+    `unique`: a text, or a `Unique`: at most one such job at a time; the id may be that of one that is there.
+    `idempotency_key`: at most one job of the queue with this key for seven days, whatever becomes of it; the second
+    call answers with the id of the first. Of `enqueue_many` each payload has the key and its place.
     """
 
     delay: timedelta | float | None
@@ -39,11 +44,17 @@ class EnqueueOptions(TypedDict, total=False):
     key: str | None
     max_attempts: int | None
     retry: Retry | None
+    unique: Unique | str | None
+    idempotency_key: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """Options that were read: checked, and in the form in which they are stored. `stored` is JSON text."""
+    """Options that were read: checked, and in the form in which they are stored.
+
+    `stored` is JSON text, and so is `asked`: what only the database can answer. `fields` are those of the payload that
+    it then needs.
+    """
 
     delay: timedelta | None = None
     run_at: datetime | None = None
@@ -51,6 +62,8 @@ class Terms:
     key: str | None = None
     max_attempts: int | None = None
     stored: str | None = None
+    asked: str | None = None
+    fields: tuple[str, ...] = ()
 
 
 NO_TERMS = Terms()
@@ -72,7 +85,9 @@ def read_options(options: Mapping[str, Any]) -> Terms:
         raise UsageError("A job is enqueued with delay= or with run_at=, not with both.")
     if "retry" in given and "max_attempts" in given:
         raise UsageError("A job is enqueued with retry= or with max_attempts=, not with both: a Retry has its own.")
-    retry = _retry(given.get("retry"))
+    if "unique" in given and "idempotency_key" in given:
+        raise UsageError("A job is enqueued with unique= or with idempotency_key=, not with both.")
+    retry, unique = _retry(given.get("retry")), _unique(given.get("unique"))
     attempts = retry.max_attempts if retry else _whole(given.get("max_attempts"), "max_attempts", 1, MAX_ATTEMPTS)
     return Terms(
         delay=seconds(given["delay"], subject="delay") if "delay" in given else None,
@@ -81,6 +96,8 @@ def read_options(options: Mapping[str, Any]) -> Terms:
         key=check_key("key", given["key"]) if "key" in given else None,
         max_attempts=attempts,
         stored=_stored(retry, _instant(given.get("not_after"), "not_after")),
+        asked=_asked(unique, given.get("idempotency_key")),
+        fields=unique.fields if unique else (),
     )
 
 
@@ -110,6 +127,21 @@ def _stored(retry: Retry | None, not_after: datetime | None) -> str | None:
             "jitter": retry.jitter,
         }
     return msgspec.json.encode(terms).decode() if terms else None
+
+
+def _asked(unique: Unique | None, idempotency_key: object) -> str | None:
+    if idempotency_key is not None:
+        key = check_key("idempotency key", cast(str, idempotency_key))
+        return msgspec.json.encode({"idempotency_key": key}).decode()
+    return msgspec.json.encode({"unique": unique.stored()}).decode() if unique else None
+
+
+def _unique(value: object) -> Unique | None:
+    if value is None or isinstance(value, Unique):
+        return value
+    if isinstance(value, str):
+        return Unique(key=value)
+    raise UsageError(f"unique must be a text or a Unique, not {value!r:.60}.")
 
 
 def _retry(value: object) -> Retry | None:

@@ -38,7 +38,8 @@ ENDED_STATES: frozenset[RunState] = frozenset({"completed", "failed", "blocked"}
 class NewJob(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A job about to be stored. `payload`, `headers` and `terms` are JSON texts.
 
-    It is due at `run_at`, else after `delay`; with neither, or when that has passed, it is ready at once.
+    It is due at `run_at`, else after `delay`; with neither, or when that has passed, it is ready at once. `asked`, JSON
+    text too, is what depends on what is there already: whether it is unique.
     """
 
     queue: QueueId
@@ -50,6 +51,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     headers: str | None = None
     key: str | None = None
     terms: str | None = None
+    asked: str | None = None
 
 
 class ClaimedJob(msgspec.Struct, frozen=True, gc=False):

@@ -15,7 +15,7 @@ from chimpbase._engine.failures import error_record
 from chimpbase._engine.service import Service
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
-from chimpbase._store import dead_letters, gates, jobs, outlook, partitions, processes, schedules
+from chimpbase._store import dead_letters, gates, jobs, outlook, partitions, processes, schedules, unique
 
 _BATCH = 1000
 _ORPHANS_S = 60.0
@@ -139,14 +139,14 @@ class Rescuer(Service):
 
 
 class Pruner(Service):
-    """Keeps the database small: days of history, old dead letters, old occurrences."""
+    """Keeps the database small: days of history, old dead letters, old occurrences, names of unique jobs."""
 
     def __init__(
         self, db: Db, *, days_ahead: int, every_s: float, dead_age: timedelta, random: Callable[[], float]
     ) -> None:
         super().__init__(random=random)
         self._db, self._days_ahead, self._every_s = db, days_ahead, every_s
-        self._dead_age = dead_age
+        self._dead_age, self._names = dead_age, unique.FROM_THE_START
 
     async def tick(self) -> float | None:
         async with self._db.acquire() as connection:
@@ -161,7 +161,8 @@ class Pruner(Service):
             swept = await schedules.prune(connection, age=timedelta(days=7), max_rows=_BATCH)
             swept = max(swept, await gates.prune(connection, max_rows=_BATCH))
             swept = max(swept, await dead_letters.prune(connection, age=self._dead_age, most=_BATCH))
-        return 0 if swept == _BATCH else self._every_s
+            self._names = await unique.sweep(connection, after=self._names, max_rows=_BATCH)
+        return 0 if swept == _BATCH or self._names != unique.FROM_THE_START else self._every_s
 
 
 class ServerKeeper(Service):

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
+from chimpbase._core.errors import AlreadyEnqueued
 from chimpbase._core.values import ClaimedJob, DeathReason, JobId, NewJob, ProcessId, QueueId
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Queryable
@@ -135,6 +136,32 @@ async def enqueue_many(connection: Queryable, new: NewJob, payloads: Sequence[st
             )
         )
     return ids
+
+
+async def enqueue_with(connection: Queryable, new: NewJob, payloads: Sequence[str]) -> list[JobId]:
+    """Store a job like `new` for each of the payloads as far as it is `asked` for; the ids, in order, old or new.
+
+    Raises:
+        AlreadyEnqueued: there is one, or one of that idempotency key with another payload. Nothing was stored.
+    """
+    row = await connection.fetch_one(
+        *_SQL.enqueue_with.bind(
+            queue=new.queue,
+            payloads=payloads,
+            delay=new.delay,
+            due=new.run_at,
+            priority=new.priority,
+            max_attempts=new.max_attempts,
+            headers=new.headers,
+            key=new.key,
+            terms=new.terms,
+            asked=new.asked,
+        )
+    )
+    assert row is not None  # the function always answers
+    if row["refused"] is not None:
+        raise AlreadyEnqueued(row["existing"])
+    return list(row["ids"])
 
 
 def fits_one_statement(payloads: Sequence[str]) -> bool:

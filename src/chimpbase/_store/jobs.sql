@@ -19,6 +19,14 @@ select chimpbase.enqueue_jobs(
   :max_attempts::int[], :headers::text[], :keys::text[], :terms::text[]
 );
 
+-- name: enqueue_with
+-- Store a job for each payload unless it is there; the ids of the jobs, old or new, in order, or why that was refused.
+select ids, refused, existing
+from chimpbase.enqueue_with(
+  :queue::int, :payloads::text[], :delay::interval, :due::timestamptz, :priority::smallint, :max_attempts::int,
+  :headers::text, :key::text, :terms::text, :asked::text::jsonb
+);
+
 -- name: claim
 -- Lease up to `demands[i]` ready jobs of `queues[i]` to a process, lowest priority number first, then oldest; only those
 -- after the hint (priorities[i], sorts[i]), which spares the scan what this process knows to be taken or dead.

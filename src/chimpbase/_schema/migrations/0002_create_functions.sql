@@ -1,7 +1,7 @@
 -- The producer verbs. Our own clients, other drivers, triggers, psql and other languages all call these.
 -- `options` comes last, as jsonb, so that no signature ever has to change. Errors have SQLSTATEs of their own:
 --   CB001  no such queue or workflow     CB002  a bad option      CB003  a run with that id exists
---   CB004  the run has ended             CB005  no such run
+--   CB004  the run has ended             CB005  no such run       CB006  such a job is there already
 
 -- Store jobs and return their ids in the order given: new ones, or `ids` when they were drawn before. A job is due at
 -- `due`, else after `delay`, and ready at once when that is null or past. Of the arrays after `payloads` each may be
@@ -181,18 +181,33 @@ $$;
 
 -- Store one job in a queue and return its id.
 -- options: delay (seconds) or run_at (an instant), not_after (an instant: not begun any later than that), priority
---   (lower runs first), key, max_attempts, retry (object), headers (object).
+--   (lower runs first), key, max_attempts, retry (object), headers (object), unique (a key, or an object with key, fields,
+--   period, states, on_conflict) or idempotency_key: then the id may be that of a job that was there before.
 create function chimpbase.enqueue(queue text, payload jsonb, options jsonb default '{}') returns bigint
 language plpgsql
 as $$
 declare
   queue_id int;
+  delay interval;
+  run_at timestamptz;
+  priority smallint;
+  attempts int;
+  key text;
+  terms text;
+  stored record;
 begin
   perform chimpbase.check_options(options, array[
-    'delay', 'run_at', 'not_after', 'priority', 'key', 'max_attempts', 'retry', 'headers']);
+    'delay', 'run_at', 'not_after', 'priority', 'key', 'max_attempts', 'retry', 'headers', 'unique', 'idempotency_key']);
   -- null is as good as absent
-  select coalesce(jsonb_object_agg(key, value), '{}') into options
-  from jsonb_each(options) where jsonb_typeof(value) <> 'null';
+  select coalesce(jsonb_object_agg(given.key, given.value), '{}') into options
+  from jsonb_each(options) as given where jsonb_typeof(given.value) <> 'null';
+  delay := chimpbase.duration_option(options, 'delay');
+  run_at := chimpbase.instant_option(options, 'run_at');
+  priority := chimpbase.whole_option(options, 'priority', -100, 100);
+  key := chimpbase.key_option(options, 'key');
+  terms := chimpbase.job_terms(options);
+  attempts := coalesce(
+    chimpbase.whole_option(options, 'max_attempts', 1, 1000), (options #>> '{retry,max_attempts}')::int);
   if options ? 'delay' and options ? 'run_at' then
     raise exception using errcode = 'CB002', message = 'give delay or run_at, not both';
   end if;
@@ -204,13 +219,19 @@ begin
     raise exception using errcode = 'CB001', message = format('no queue named %L', enqueue.queue),
       hint = 'A queue exists once a process that declares it has started.';
   end if;
-  return (chimpbase.enqueue_jobs(
-    array[queue_id], array[payload::text], array[chimpbase.duration_option(options, 'delay')],
-    array[chimpbase.instant_option(options, 'run_at')],
-    array[chimpbase.whole_option(options, 'priority', -100, 100)::smallint],
-    array[coalesce(chimpbase.whole_option(options, 'max_attempts', 1, 1000), (options #>> '{retry,max_attempts}')::int)],
-    array[options ->> 'headers'], array[chimpbase.key_option(options, 'key')], array[chimpbase.job_terms(options)]
-  ))[1];
+  if not options ?| array['unique', 'idempotency_key'] then
+    return (chimpbase.enqueue_jobs(
+      array[queue_id], array[payload::text], array[delay], array[run_at], array[priority], array[attempts],
+      array[options ->> 'headers'], array[key], array[terms]))[1];
+  end if;
+  select * into stored from chimpbase.enqueue_with(
+    queue_id, array[payload::text], delay, run_at, priority, attempts, options ->> 'headers', key, terms,
+    chimpbase.check_asked(options));
+  if stored.refused is not null then
+    raise exception using errcode = stored.refused, detail = stored.existing,
+      message = format('queue %L has such a job already, or one of this idempotency key with another payload', queue);
+  end if;
+  return stored.ids[1];
 end
 $$;
 
