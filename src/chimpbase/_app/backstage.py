@@ -105,8 +105,13 @@ class Backstage:
             return await jobs.enqueue_many(connection, new, payloads)
 
     async def _enqueue_together(self, new: list[NewJob]) -> list[JobId]:
+        born = await self.engine.enqueue(self.db, new)
+        if born is not None:
+            return born
         async with self.db.acquire() as connection:
-            return await jobs.enqueue(connection, new)
+            ids = await jobs.enqueue(connection, new)
+        self.engine.ready({job.queue for job in new if job.delay is None and job.run_at is None})
+        return ids
 
     async def run_status(self, run: str) -> RunStatus | None:
         """What a run is doing, as far as it is committed; None when there is none."""

@@ -88,7 +88,9 @@ class QueueClient(QueueOperations, DeadLetters):
             asked=terms.asked,
         )
         ids = await self._backstage.enqueue(self._frame, new, texts)
-        self._frame.after_commit.append(self._wake(id, terms))
+        if self._frame.unit.transactional or len(texts) > 1 or not new.plain:
+            # a single job outside a transaction is told of by whoever stored it, unless it runs already
+            self._frame.after_commit.append(self._wake(id, terms))
         await self._frame.unit.after_statement(self._frame)
         return ids
 

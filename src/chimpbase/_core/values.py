@@ -53,6 +53,11 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     terms: str | None = None
     asked: str | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is ready at once and runs like any other."""
+        return self.delay is None and self.run_at is None and self.terms is None
+
 
 class ClaimedJob(msgspec.Struct, frozen=True, gc=False):
     """A job leased to this process. (`id`, `attempt`) with the process is the fence of every later write.

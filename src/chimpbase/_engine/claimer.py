@@ -67,6 +67,15 @@ class Claimer(Service):
         """Attempts in progress."""
         return sum(lane.running for lane in self._lanes.values())
 
+    @property
+    def claims(self) -> Claims:
+        """What this process has leased."""
+        return self._claims
+
+    def lane(self, queue: QueueId) -> Lane | None:
+        """The lane of a queue, if it is worked here."""
+        return self._lanes.get(queue)
+
     def with_room(self) -> set[QueueId]:
         """The queues that have a free slot here, which will be filled."""
         return {queue for queue, lane in self._lanes.items() if lane.free > 0 and self._claims.open}

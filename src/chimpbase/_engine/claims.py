@@ -52,6 +52,11 @@ class Claims:
         """Seconds until strays are to be looked for; None when nothing is in doubt."""
         return max(0.0, self._looks[0] - asyncio.get_running_loop().time()) if self._looks else None
 
+    @property
+    def has_turn(self) -> bool:
+        """Whether `turn` would not have to wait."""
+        return not self._turns.locked()
+
     @asynccontextmanager
     async def turn(self) -> AsyncGenerator[None]:
         """From before an admission is asked for until its jobs are among the holdings."""

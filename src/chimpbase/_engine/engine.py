@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from chimpbase._core.errors import DatabaseError
-from chimpbase._core.values import JobId, ProcessId, QueueId
+from chimpbase._core.values import JobId, NewJob, ProcessId, QueueId
 from chimpbase._engine.activator import Activator
 from chimpbase._engine.attempt import Handling
+from chimpbase._engine.births import Births
 from chimpbase._engine.canceller import Canceller
 from chimpbase._engine.claimer import Claimer
 from chimpbase._engine.claims import Claims
@@ -81,6 +82,7 @@ class Engine:
         self._process: ProcessId | None = None
         self._heart: Heart | None = None
         self._claimer: Claimer | None = None
+        self._births: Births | None = None
         self._lookout: Lookout | None = None
         self._listener: Listener | None = None
         self._services: list[Service] = []
@@ -104,6 +106,17 @@ class Engine:
         if wanted and self._bell is not None:
             for queue in wanted:
                 self._bell.ring(str(queue))
+
+    async def enqueue(self, db: Db, new: Sequence[NewJob]) -> list[JobId] | None:
+        """Store jobs, in a commit of their own on `db`, that run in this process at once.
+
+        None, with nothing done, when there are no free slots for all of them or others wait before them.
+        """
+        if self._births is None or (stored := await self._births.enqueue(db, new)) is None:
+            return None
+        ids, rest = stored
+        self.ready(rest)
+        return ids
 
     def later(self, seconds: float) -> None:
         """A job falls due in that time."""
@@ -155,6 +168,7 @@ class Engine:
             on_freed=lambda queue: self.ready([queue]),
             random=self._random,
         )
+        self._births = Births(claimer)
         scheduler = Scheduler(self._db, queues=queues, on_ready=self.ready, on_later=self.later, random=self._random)
         rescuer = Rescuer(
             self._db,

@@ -41,6 +41,8 @@ class Lane:
     ) -> None:
         self.handling = handling
         self.hot, self.gated = True, False
+        #: Slots that wait for a job which is being stored for them.
+        self.promised = 0
         self._on_ended = on_ended
         self._executor, self._on_hungry, self._on_suspect_ended = executor, on_hungry, on_suspect_ended
         self._process: ProcessId | None = None
@@ -69,13 +71,13 @@ class Lane:
     @property
     def free(self) -> int:
         """Slots with nothing to do."""
-        return max(0, self.handling.slots - self.held)
+        return max(0, self.handling.slots - self.held - self.promised)
 
     def demand(self) -> Demand | None:
         """What to ask of the next claim; None while there is enough."""
         now = perf_counter()
         ahead = 0 if self._stuck(now) else self._ahead()
-        room = self.handling.slots + ahead - self.held
+        room = self.handling.slots + ahead - self.held - self.promised
         if room <= 0 or (room < max(1, min(self.handling.slots, ahead) // 2) and self.free == 0):
             return None
         if self.gated or now >= self._sweep_at():
@@ -111,11 +113,21 @@ class Lane:
             self._buffer.extend(waiting)
         self._fill()
 
+    def adopt(self, jobs: list[ClaimedJob], *, process: ProcessId) -> None:
+        """Run these jobs, which were stored for free slots of this lane."""
+        self._process = process
+        if not self._buffer:
+            self._moved_s = perf_counter()
+        self._buffer.extend(jobs)
+        self._fill()
+
     def stale(self) -> list[ClaimedJob]:
         """Take back the jobs that have waited too long for a slot, so that another process may have them."""
         if not self._buffer or perf_counter() - self._moved_s < _STALE_S:
             return []
         self.hot = True
+        #: Slots that wait for a job which is being stored for them.
+        self.promised = 0
         self.sweep()
         return self.empty()
 
