@@ -20,6 +20,7 @@ from chimpbase._app.wf import Wf
 from chimpbase._app.workflows import Run
 from chimpbase._core.cron import Cadence, every
 from chimpbase._core.dead_job import DeadJob
+from chimpbase._core.explanation import Explanation
 from chimpbase._core.limits import Limits, Rate
 from chimpbase._core.occurrence import Occurrence
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
@@ -38,6 +39,7 @@ __all__ = [
     "DeadLetter",
     "EnqueueOptions",
     "Event",
+    "Explanation",
     "Job",
     "Limits",
     "Occurrence",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 import msgspec
 
 from chimpbase._app.dead_letters import DeadLetters, SyncDeadLetters
+from chimpbase._app.explaining import Explaining, SyncExplaining
 from chimpbase._app.payloads import taken
 from chimpbase._app.queue_operations import QueueOperations, SyncQueueOperations
 from chimpbase._app.tokens import Queue
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class QueueClient(QueueOperations, DeadLetters):
+class QueueClient(QueueOperations, DeadLetters, Explaining):
     """Enqueues jobs, and does to jobs and queues what an operator would, in the transaction of this call."""
 
     def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
@@ -114,7 +115,7 @@ class QueueClient(QueueOperations, DeadLetters):
         return lambda: engine.ready([queue])
 
 
-class SyncQueue(SyncQueueOperations, SyncDeadLetters):
+class SyncQueue(SyncQueueOperations, SyncDeadLetters, SyncExplaining):
     """The blocking face of `QueueClient`, whose verbs mean the same."""
 
     def __init__(self, client: Callable[[], QueueClient], wait: Waiter) -> None:

@@ -23,6 +23,7 @@ from chimpbase._engine.claims import Claims
 from chimpbase._engine.executor import Executor
 from chimpbase._engine.finisher import Finisher
 from chimpbase._engine.heart import Heart
+from chimpbase._engine.horizon import Horizon
 from chimpbase._engine.host import is_gone, this_host
 from chimpbase._engine.keepers import Lookout, Promoter, Pruner, Rescuer
 from chimpbase._engine.scheduler import Scheduler
@@ -194,16 +195,22 @@ class Engine:
             canceller=canceller,
             random=self._random,
         )
-        pruner = Pruner(self._db, days_ahead=7, every_s=600, dead_age=self._pace.dead_retention, random=self._random)
-        sweeper = Sweeper(self._db, every_s=60, clock=asyncio.get_running_loop().time, random=self._random)
-        # the day's history must be there before any job ends: one that ends while it is attached is refused by it
-        await pruner.tick()
-        self._services = [self._promoter, scheduler, rescuer, pruner, sweeper, canceller, self._claimer, lookout]
+        keepers = [self._promoter, scheduler, rescuer, canceller, *await self._housekeepers()]
+        self._services = [*keepers, claimer, lookout]
         for service in self._services:
             service.start()
         if self._make_listener is not None:
             self._listener = self._make_listener(self._hear, lookout.wake)
             self._listener.start()
+
+    async def _housekeepers(self) -> list[Service]:
+        """Those that keep the database small, and watch what keeps it large."""
+        pruner = Pruner(self._db, days_ahead=7, every_s=600, dead_age=self._pace.dead_retention, random=self._random)
+        sweeper = Sweeper(self._db, every_s=60, clock=asyncio.get_running_loop().time, random=self._random)
+        horizon = Horizon(self._db, age=timedelta(minutes=1), every_s=60, random=self._random)
+        # the day's history must be there before any job ends: one that ends while it is attached is refused by it
+        await pruner.tick()
+        return [pruner, sweeper, horizon]
 
     async def stop(self, *, grace: timedelta | None = None) -> None:
         """Stop cleanly; jobs still running after the grace go back to their queues without an attempt charged."""

@@ -15,6 +15,7 @@ import msgspec
 
 from chimpbase._core.values import ClaimedJob, JobId, ProcessId, QueueId
 from chimpbase._pg.connection import Connection
+from chimpbase._pg.db import Queryable
 from chimpbase._pg.statements import load
 
 _SQL = load("chimpbase._store", "gates.sql")
@@ -88,7 +89,7 @@ async def admit(connection: Connection, *, queue: QueueId, process: ProcessId, d
     return Admitted(jobs=[ClaimedJob(*row[2:]) for row in rows if row[2] is not None], more=bool(more), opens_s=opens_s)
 
 
-async def look_at(connection: Connection, *, job: JobId) -> Line | None:
+async def look_at(connection: Queryable, *, job: JobId) -> Line | None:
     """Why a job waits behind its gate; None when it does not."""
     row = await connection.fetch_one(*_SQL.look_at.bind(job=job))
     if row is None:
