@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
+import asyncpg
+
 from chimpbase._pg.embedded import EmbeddedServer
 from tests.faults.arena import Arena, arena_of
 from tests.faults.chaos import FAULTS, Fault
 from tests.faults.ledger import DOUBLED, LOST, STALE, STUCK
+from tests.waiting import passing
 
 
 @dataclass(kw_only=True)
@@ -59,7 +62,7 @@ async def fight(
     settings = {"notify": False} if network == "pgbouncer" else {}
     async with arena_of(server, directory, seed=seed, size=size, seconds=seconds, network=network, **settings) as arena:
         await arena.muster()
-        deeds = [asyncio.ensure_future(fault.deed(arena)) for fault in faults]
+        deeds = [asyncio.create_task(_persist(fault, arena)) for fault in faults]
         producer = asyncio.create_task(arena.produce(jobs))
         await asyncio.wait({producer, *deeds}, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait({producer}, timeout=seconds + 60)
@@ -75,6 +78,15 @@ async def fight(
     judged.wrong = result.wrong + judged.wrong
     judged.seconds = monotonic() - began
     return judged
+
+
+async def _persist(fault: Fault, arena: Arena) -> None:
+    """Go on with a fault whose own connection another fault has ended."""
+    while not arena.over.is_set():
+        try:
+            await fault.deed(arena)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ProcessLookupError):
+            await passing(0.1)
 
 
 async def judge(arena: Arena, jobs: int) -> Result:

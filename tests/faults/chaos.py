@@ -176,7 +176,7 @@ async def reset_in_commit(arena: Arena) -> None:
         arena.hit("resets")
 
 
-@fault("F9", "latency 100 +- 75 ms, and small pieces", network="proxy")
+@fault("F9", "latency 20 +- 15 ms for each piece of 100 bytes and more", network="proxy")
 async def slow_network(arena: Arena) -> None:
     assert arena.proxy is not None
     while await arena.until_over(1.0):
@@ -204,7 +204,7 @@ async def deafen(arena: Arena) -> None:
             connection,
             """
             select count(pg_terminate_backend(pid)) from pg_stat_activity
-            where datname = current_database() and query ilike 'listen%'
+            where datname = current_database() and query ilike '%listen%' and pid <> pg_backend_pid()
         """,
         )
         arena.hit("listeners", victims)

@@ -142,3 +142,25 @@ async def left_only(outside: asyncpg.Connection) -> bool:
 
 async def is_noted(outside: asyncpg.Connection, note: str) -> bool:
     return note in await notes(outside)
+
+
+async def test_a_job_with_few_attempts_is_not_buried_for_the_crashes_of_its_neighbour(
+    dsn: str, tmp_path: Path, outside: asyncpg.Connection
+) -> None:
+    async with fleet_of("tests.stories.apps.jobs", dsn, tmp_path) as fleet:
+        member = await fleet.start()
+        await outside.execute("select chimpbase.enqueue('poison', '\"poison\"')")
+        await outside.execute("""
+            select chimpbase.enqueue('poison', to_jsonb('fine ' || n), '{"max_attempts": 2}')
+            from generate_series(1, 6) n
+        """)
+
+        async def done() -> bool:
+            nonlocal member
+            if not member.alive:
+                member = await fleet.start()
+            return len(await notes(outside)) == 6 and await is_idle(outside)
+
+        await until(done, deadline_s=40)
+        dead = await outside.fetch("select payload, reason from chimpbase.job_dead")
+        assert [tuple(row) for row in dead] == [('"poison"', "crashed")]

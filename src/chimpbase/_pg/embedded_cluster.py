@@ -35,6 +35,8 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "logging_collector": "off",
     "max_connections": "300",
     "max_wal_size": "1GB",
+    # the default begins with a schema of the user's name, which is ours: the application's tables would go among ours
+    "search_path": "public",
     "shared_buffers": "128MB",
     "timezone": "UTC",
     "unix_socket_permissions": "0700",

@@ -270,8 +270,9 @@ from ready;
 
 -- name: rescue
 -- Take every job away from dead processes: ready again while it has attempts and crashes left, else a dead letter.
--- One that was alone on its process is to blame when it reaches the limit; one among others may be innocent, and gets
--- two crashes more. A job locked by its dead owner's open transaction is skipped: `held_jobs` tells when none is left.
+-- One that was alone on its process is to blame when it reaches a limit. One among others may be innocent, and may not
+-- even have begun: it gets two crashes more, and is not buried for want of attempts, unless it may be tried only once.
+-- A job locked by its dead owner's open transaction is skipped: `held_jobs` tells when none is left.
 -- Locks:  those jobs (skip locked).
 -- Touches: chimpbase.run: a dead activation blocks its run.
 with lost as (
@@ -287,8 +288,10 @@ crowd as (
 ),
 judged as (
   select job.id,
+    job.attempt - job.uncharged >= coalesce(job.max_attempts, queue.max_attempts) as spent,
     job.crashes + 1 >= queue.max_crashes + case when crowd.jobs = 1 then 0 else 2 end
-      or job.attempt - job.uncharged >= coalesce(job.max_attempts, queue.max_attempts) as over
+      or (crowd.jobs = 1 or coalesce(job.max_attempts, queue.max_attempts) = 1)
+        and job.attempt - job.uncharged >= coalesce(job.max_attempts, queue.max_attempts) as over
   from lost
   join crowd on crowd.process = lost.process
   join chimpbase.job on job.id = lost.id
@@ -326,6 +329,7 @@ back as (
   set process = null,
       claimed_at = null,
       crashes = job.crashes + 1,
+      uncharged = job.uncharged + case when judged.spent then 1 else 0 end,
       sort = nextval('chimpbase.job_id'),
       errors = (case when jsonb_array_length(job.errors) >= 10 then job.errors - 0 else coalesce(job.errors, '[]') end)
         || :error::jsonb
