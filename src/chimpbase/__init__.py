@@ -11,11 +11,12 @@ from chimpbase._app.blueprint import Blueprint
 from chimpbase._app.cron_client import Schedule
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.decorators import action, cron, step, subscribe, worker, workflow
+from chimpbase._app.entries import Entry
 from chimpbase._app.kv_token import KV
 from chimpbase._app.origin import Job
 from chimpbase._app.runtime import Runtime
 from chimpbase._app.sync import SyncCtx
-from chimpbase._app.tokens import Event, Queue, Signal
+from chimpbase._app.tokens import Event, Queue, Signal, Stream
 from chimpbase._app.wf import Wf
 from chimpbase._app.workflows import Run
 from chimpbase._core.cron import Cadence, every
@@ -38,6 +39,7 @@ __all__ = [
     "DeadJob",
     "DeadLetter",
     "EnqueueOptions",
+    "Entry",
     "Event",
     "Explanation",
     "Job",
@@ -51,6 +53,7 @@ __all__ = [
     "Schedule",
     "Signal",
     "Snooze",
+    "Stream",
     "SyncCtx",
     "Unique",
     "Wf",

@@ -14,6 +14,7 @@ from chimpbase._core.errors import (
     Conflict,
     ConstraintViolation,
     DatabaseError,
+    EntriesDropped,
     ForeignKeyViolation,
     JobExpired,
     LeaseLost,
@@ -39,6 +40,7 @@ from chimpbase._core.errors import (
     UsageError,
     WorkflowFailed,
     WrongState,
+    WrongVersion,
 )
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "Conflict",
     "ConstraintViolation",
     "DatabaseError",
+    "EntriesDropped",
     "ForeignKeyViolation",
     "JobExpired",
     "LeaseLost",
@@ -78,4 +81,5 @@ __all__ = [
     "UsageError",
     "WorkflowFailed",
     "WrongState",
+    "WrongVersion",
 ]

@@ -6,13 +6,16 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from datetime import datetime
 from typing import Any
 
 from chimpbase._app.crew import Crew
+from chimpbase._app.entries import Entry
 from chimpbase._app.kv_lanes import KvLanes
 from chimpbase._app.registry import Registry
-from chimpbase._app.tokens import Queue
+from chimpbase._app.stream_reading import follow
+from chimpbase._app.tokens import Queue, Stream
 from chimpbase._app.unit import Frame, Unit
 from chimpbase._core.errors import NotRegistered
 from chimpbase._core.values import JobId, NewJob, QueueId, QueueSpec, RunStatus
@@ -129,6 +132,16 @@ class Backstage:
             self._watchers[run].discard(ended)
             if not self._watchers[run]:
                 del self._watchers[run]
+
+    async def tail(
+        self, stream: Stream[Any], *, after: str | None, since: datetime | None
+    ) -> AsyncGenerator[Entry[Any]]:
+        """Every entry of a stream as it is committed."""
+        async with aclosing(
+            follow(self.db, stream, after=after, since=since, listen=self.engine.tails.listen)
+        ) as entries:
+            async for entry in entries:
+                yield entry
 
     def _tell(self, run: str) -> None:
         for ended in self._watchers.get(run, ()):

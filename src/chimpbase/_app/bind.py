@@ -12,6 +12,7 @@ import secrets
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -23,7 +24,7 @@ from chimpbase._app.origin import Origin
 from chimpbase._app.registry import Registry
 from chimpbase._app.runtime import Runtime
 from chimpbase._app.sync import SyncCtx
-from chimpbase._app.tokens import Queue
+from chimpbase._app.tokens import Queue, Stream
 from chimpbase._app.unit import Frame
 from chimpbase._app.waiter import in_place
 from chimpbase._core.errors import NotRegistered, UsageError
@@ -143,9 +144,16 @@ class BoundStage:
         """Refused: a bound ctx has one transaction."""
         raise UsageError(f"{title} is bound to a transaction of yours and opens no other.")
 
-    def _tell(self, ready: Iterable[QueueId], later_s: float | None, look: bool) -> None:
+    def tail(self, stream: Stream[Any], *, after: str | None, since: datetime | None) -> NoReturn:
+        """Refused, as `watch`."""
+        raise UsageError(
+            f"A bound ctx cannot follow stream {stream.name!r}: it would hold your transaction open meanwhile. Use "
+            "`app.ctx.stream.tail` for that, or ctx.stream.read."
+        )
+
+    def _tell(self, ready: Iterable[QueueId], later_s: float | None, look: bool, streams: Iterable[int]) -> None:
         if (runtime := self._running()) is not None:
-            runtime.wake(list(ready), later_s=later_s, look=look)
+            runtime.wake(list(ready), later_s=later_s, look=look, streams=list(streams))
 
 
 _DECLARE = "Register it, and start a process of the app on this database once: that is what makes its queues."

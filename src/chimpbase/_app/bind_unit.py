@@ -21,7 +21,7 @@ from chimpbase._pg.foreign import Foreign
 
 _log = logging.getLogger("chimpbase.transaction")
 
-Tell = Callable[[Iterable[QueueId], "float | None", bool], None]
+Tell = Callable[[Iterable[QueueId], "float | None", bool, Iterable[int]], None]
 
 
 class PendingWakes:
@@ -30,6 +30,7 @@ class PendingWakes:
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
         self._queues: set[QueueId] = set()
+        self._streams: set[int] = set()
         self._later_s: float | None = None
         self._look = False
 
@@ -45,11 +46,16 @@ class PendingWakes:
         """See `Wakes`."""
         self._look = True
 
+    def appended(self, streams: Iterable[int]) -> None:
+        """See `Wakes`."""
+        self._streams.update(streams)
+
     def flush(self) -> None:
         """Tell it now. Too early is harmless: whoever wakes finds nothing, and looks again at the next poll."""
-        if self._queues or self._later_s is not None or self._look:
-            self._tell(list(self._queues), self._later_s, self._look)
+        if self._queues or self._streams or self._later_s is not None or self._look:
+            self._tell(list(self._queues), self._later_s, self._look, list(self._streams))
             self._queues.clear()
+            self._streams.clear()
             self._later_s, self._look = None, False
 
 

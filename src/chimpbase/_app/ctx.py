@@ -19,6 +19,7 @@ from chimpbase._app.kv_values import PLAIN
 from chimpbase._app.origin import Job, Origin
 from chimpbase._app.pubsub_client import PubSubClient
 from chimpbase._app.queue_client import QueueClient
+from chimpbase._app.stream_client import StreamClient
 from chimpbase._app.unit import AfterCommit, Frame
 from chimpbase._app.workflows import WorkflowClient
 from chimpbase._core.errors import NotFound, UsageError
@@ -34,7 +35,18 @@ R = TypeVar("R")
 class Ctx:
     """The context of one call. Not to be kept after the handler returns, nor made by hand."""
 
-    __slots__ = ("_backstage", "_cron", "_db", "_frame", "_kv", "_origin", "_pubsub", "_queue", "_workflow")
+    __slots__ = (
+        "_backstage",
+        "_cron",
+        "_db",
+        "_frame",
+        "_kv",
+        "_origin",
+        "_pubsub",
+        "_queue",
+        "_stream",
+        "_workflow",
+    )
 
     def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
         self._backstage, self._frame, self._origin = backstage, frame, origin
@@ -45,6 +57,7 @@ class Ctx:
         self._workflow: WorkflowClient | None = None
         self._kv: KvClient[Any] | None = None
         self._cron: CronClient | None = None
+        self._stream: StreamClient | None = None
 
     @property
     def db(self) -> DbClient:
@@ -80,6 +93,12 @@ class Ctx:
     def cron(self) -> CronClient:
         """Make, change, pause and run schedules."""
         client = self._cron = self._cron or CronClient(self._backstage, self._frame, self._origin)
+        return client
+
+    @property
+    def stream(self) -> StreamClient:
+        """Append to streams and read them."""
+        client = self._stream = self._stream or StreamClient(self._backstage, self._frame, self._origin)
         return client
 
     @property

@@ -16,14 +16,14 @@ from chimpbase._core.cron import Cadence
 from chimpbase._core.values import QueueId, QueueSpec, ScheduleSpec, ScheduleTerms, SubscriptionSpec
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
-from chimpbase._store import events, gates, queues, runs, schedules
+from chimpbase._store import events, gates, queues, runs, schedules, streams
 
 
 async def declare(db: Db, registry: Registry) -> dict[str, QueueId]:
     """Declare queues, subscriptions, schedules and workflows; the numbers the database gave to all queues by name."""
     definitions = registry.queued()
     specs = {spec.name: spec for spec in map(queue_spec, definitions)}
-    for name in registry.queues:
+    for name in registry.tokens("queue"):
         specs.setdefault(name, QueueSpec(name=name, kind="job", max_attempts=None))
     async with db.acquire() as connection:
         if specs:
@@ -37,7 +37,15 @@ async def declare(db: Db, registry: Registry) -> dict[str, QueueId]:
         flows = [(one.name, one.version, ids[queue_spec(one).name]) for one in definitions if isinstance(one, Workflow)]
         if flows:
             await runs.register(connection, flows)
+        await _declare_streams(connection, registry)
     return ids
+
+
+async def _declare_streams(connection: Connection, registry: Registry) -> None:
+    # also without a stream: what the database held before it came to this cluster must stay readable
+    await streams.begin_epoch(connection)
+    for stream in registry.tokens("stream").values():
+        await streams.declare(connection, name=stream.name, retention=stream.retention, max_bytes=stream.max_bytes)
 
 
 async def _subscribe(connection: Connection, definitions: Sequence[Queued], ids: Mapping[str, QueueId]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from chimpbase._app.definitions import Action, Cron, Definition, Step, Subscription, Worker, Workflow
 from chimpbase._app.kv_token import KV
-from chimpbase._app.tokens import Event, Queue, Signal, Token
+from chimpbase._app.tokens import Event, Queue, Signal, Stream, Token
 from chimpbase._core.codec import Codec, codec_for
 from chimpbase._core.errors import AlreadyRegistered, NotRegistered, UsageError
 from chimpbase._core.names import check_name
@@ -19,8 +19,8 @@ T = TypeVar("T")
 
 #: Definitions with a queue behind them, which a process works.
 Queued = Worker[Any] | Subscription[Any] | Cron[Any] | Workflow[Any, Any]
-Entry = Queued | Action[..., Any] | Step[..., Any] | Queue[Any] | Event[Any] | Signal[Any] | KV[Any]
-_KINDS = (Worker, Subscription, Cron, Workflow, Action, Step, Queue, Event, Signal, KV)
+Entry = Queued | Action[..., Any] | Step[..., Any] | Queue[Any] | Event[Any] | Signal[Any] | Stream[Any] | KV[Any]
+_KINDS = (Worker, Subscription, Cron, Workflow, Action, Step, Queue, Event, Signal, Stream, KV)
 
 
 class Registry:
@@ -33,7 +33,13 @@ class Registry:
         self._crons: dict[str, Cron[Any]] = {}
         self._workflows: dict[tuple[str, int], Workflow[Any, Any]] = {}
         self._steps: dict[str, Step[..., Any]] = {}
-        self._tokens: dict[str, dict[str, Token[Any]]] = {"queue": {}, "event": {}, "signal": {}, "namespace": {}}
+        self._tokens: dict[str, dict[str, Token[Any]]] = {
+            "queue": {},
+            "event": {},
+            "signal": {},
+            "namespace": {},
+            "stream": {},
+        }
 
     def add(self, entry: object) -> None:
         """Add a definition or a token. The same one twice is once.
@@ -65,7 +71,7 @@ class Registry:
                 self._put(self._workflows, (entry.name, entry.version), entry)
             case Step():
                 self._put(self._steps, entry.name, entry)
-            case Queue() | Event() | Signal() | KV():
+            case Queue() | Event() | Signal() | Stream() | KV():
                 self._add_token(entry)
 
     # Look-ups by what a verb was given: a definition, a token, or a name
@@ -147,9 +153,9 @@ class Registry:
     def workflows(self) -> Mapping[tuple[str, int], Workflow[Any, Any]]:
         return MappingProxyType(self._workflows)
 
-    @property
-    def queues(self) -> Mapping[str, Token[Any]]:
-        return MappingProxyType(self._tokens["queue"])
+    def tokens(self, kind: str) -> Mapping[str, Any]:
+        """The tokens of a kind ("queue", "event", "signal", "stream") by name."""
+        return MappingProxyType(self._tokens[kind])
 
     def queued(self) -> list[Queued]:
         """Every definition with a queue behind it."""
@@ -194,6 +200,14 @@ def forgotten(registry: Registry) -> list[Definition]:
             if isinstance(value, Definition) and not isinstance(value, Step) and id(value.function) not in known:
                 found[id(value.function)] = value
     return list(found.values())
+
+
+def stream_of(registry: Registry, given: Stream[Any] | str) -> Stream[Any]:
+    """The token of a stream. A name alone is a stream of any type, unless a token of that name is registered."""
+    if isinstance(given, Stream):
+        return given
+    known = registry.known("stream", given)
+    return known if known is not None else Stream(check_name("stream", given))
 
 
 def flatten(entries: Iterable[object]) -> Iterator[object]:

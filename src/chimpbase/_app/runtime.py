@@ -171,10 +171,12 @@ class Runtime:
         origin = Origin(title=name, name=self.app.name, cause=f"app:{self.app.name}", new_trace=backstage.new_trace)
         return Ctx(backstage, Unit(backstage.db, title=name, transaction=False).root, origin)
 
-    def wake(self, queues: Collection[QueueId], *, later_s: float | None, look: bool = False) -> None:
+    def wake(
+        self, queues: Collection[QueueId], *, later_s: float | None, look: bool = False, streams: Collection[int] = ()
+    ) -> None:
         """These queues may have ready jobs, committed by now, and one may fall due in that time. From any thread.
 
-        With `look` something else was changed that processes go by.
+        `streams` have new entries. With `look` something else was changed that processes go by.
         """
         loop, backstage = self._loop, self._backstage
         if loop is None or backstage is None or loop.is_closed():
@@ -183,6 +185,7 @@ class Runtime:
 
         def tell() -> None:
             engine.ready(queues)
+            engine.appended(streams)
             if later_s is not None:
                 engine.later(later_s)
             if look:

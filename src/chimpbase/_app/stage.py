@@ -6,14 +6,16 @@ A running app has one, the `Backstage`; a ctx that rides a transaction of the ca
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from datetime import datetime
 from typing import Any, Protocol
 
+from chimpbase._app.entries import Entry
 from chimpbase._app.kv_lanes import KvLanes
 from chimpbase._app.registry import Registry
-from chimpbase._app.tokens import Queue
+from chimpbase._app.tokens import Queue, Stream
 from chimpbase._app.unit import Frame, Unit
 from chimpbase._core.values import JobId, NewJob, QueueId, RunStatus
 
@@ -24,6 +26,7 @@ class Wakes(Protocol):
     def ready(self, queues: Iterable[QueueId]) -> None: ...
     def later(self, seconds: float) -> None: ...
     def look(self) -> None: ...
+    def appended(self, streams: Iterable[int]) -> None: ...
 
 
 class Stage(Protocol):
@@ -56,3 +59,4 @@ class Stage(Protocol):
     async def run_status(self, run: str) -> RunStatus | None: ...
     def watch(self, run: str) -> AbstractContextManager[asyncio.Event]: ...
     def unit(self, title: str) -> AbstractAsyncContextManager[Unit]: ...
+    def tail(self, stream: Stream[Any], *, after: str | None, since: datetime | None) -> AsyncGenerator[Entry[Any]]: ...

@@ -18,6 +18,7 @@ from chimpbase._app.kv_sync import SyncKv
 from chimpbase._app.origin import Job
 from chimpbase._app.pubsub_client import PubSubClient, SyncPubSub
 from chimpbase._app.queue_client import QueueClient, SyncQueue
+from chimpbase._app.stream_client import StreamClient, SyncStream
 from chimpbase._app.waiter import Waiter
 from chimpbase._app.workflows import SyncWorkflow, WorkflowClient
 
@@ -40,6 +41,8 @@ class AsyncContext(Protocol):
     def kv(self) -> KvClient[Any]: ...
     @property
     def cron(self) -> CronClient: ...
+    @property
+    def stream(self) -> StreamClient: ...
     @property
     def job(self) -> Job: ...
     @property
@@ -65,6 +68,7 @@ class SyncCtx:
         self.workflow = SyncWorkflow(lambda: ctx.workflow, wait)
         self.kv = SyncKv(lambda: ctx.kv, wait)
         self.cron = SyncCron(lambda: ctx.cron, wait)
+        self.stream = SyncStream(lambda: ctx.stream, wait)
 
     @property
     def job(self) -> Job:

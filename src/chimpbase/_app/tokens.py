@@ -6,9 +6,11 @@ payload type, so a wrong payload is a type error where it is sent.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, Generic, TypeVar, overload
 
 from chimpbase._core.codec import Codec, codec_for
+from chimpbase._core.durations import seconds
 from chimpbase._core.errors import UsageError
 from chimpbase._core.names import check_name
 from chimpbase._core.values import INTERNAL_QUEUES
@@ -84,3 +86,52 @@ class Signal(Token[T]):
     """
 
     kind = "signal"
+
+
+class Stream(Token[T]):
+    """A log of entries, read by position. `retention` or `max_bytes` limit what is kept of it, in whole days.
+
+    Without a token a name alone is a stream of any type, so a program may have a stream for each of its things.
+
+    Example:
+        >>> audit = Stream("audit", dict, retention=timedelta(days=30))
+        >>> audit.name
+        'audit'
+    """
+
+    kind = "stream"
+
+    @overload
+    def __init__(
+        self: Token[Any], name: str, *, retention: timedelta | float | None = ..., max_bytes: int | None = ...
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, name: str, type: type[T], *, retention: timedelta | float | None = ..., max_bytes: int | None = ...
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, name: str, type: Any, *, retention: timedelta | float | None = ..., max_bytes: int | None = ...
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        type: Any = Any,
+        *,
+        retention: timedelta | float | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
+        super().__init__(name, type)
+        day = timedelta(days=1)
+        self.retention = None if retention is None else seconds(retention, subject="retention", minimum=day)
+        if max_bytes is not None and (isinstance(max_bytes, bool) or not 0 < _whole(max_bytes) < 2**63):
+            raise UsageError(f"max_bytes must be a whole number of bytes from 1, not {max_bytes!r:.40}.")
+        self.max_bytes = max_bytes
+
+    def traits(self) -> tuple[Any, ...]:
+        """See `Token.traits`."""
+        return (self.type, self.retention, self.max_bytes)
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0

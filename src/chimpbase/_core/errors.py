@@ -26,8 +26,10 @@
     ├── Conflict              someone was first
     │   ├── AlreadyEnqueued
     │   ├── AlreadyStarted
+    │   ├── EntriesDropped
     │   ├── LockLost
-    │   └── WrongState
+    │   ├── WrongState
+    │   └── WrongVersion
     └── AttemptError          one attempt ended badly; it is stored, nobody need act
         ├── AttemptTimeout
         ├── JobExpired
@@ -244,6 +246,31 @@ class WrongState(Conflict):
     def __init__(self, message: str, *, state: str, wanted: str) -> None:
         self.state, self.wanted = state, wanted
         super().__init__(message)
+
+
+class WrongVersion(Conflict):
+    """The stream is at version `found`, and the append expected it to be at `expected`. Nothing was appended."""
+
+    def __init__(self, stream: str, *, expected: int, found: int) -> None:
+        self.stream, self.expected, self.found = stream, expected, found
+        super().__init__(
+            f"Stream {stream!r} is at version {found}, not {expected}: someone else appended to it. Read what is new, "
+            "decide again, and append with the new version."
+        )
+
+
+class EntriesDropped(Conflict):
+    """Entries that this reader has not read are gone, because the stream's retention is over for them.
+
+    `stream` is the stream's name, `horizon` the highest id that is gone.
+    """
+
+    def __init__(self, stream: str, *, horizon: int) -> None:
+        self.stream, self.horizon = stream, horizon
+        super().__init__(
+            f"Stream {stream!r} has dropped entries up to id {horizon} that were not read from this position. Read on "
+            "without a position to begin with the oldest that are left, or keep entries for longer."
+        )
 
 
 class AttemptError(ChimpbaseError):

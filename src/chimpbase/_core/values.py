@@ -209,3 +209,25 @@ class RunStatus:
     input: str
     output: str | None
     error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredStream:
+    """A stream as a reader needs it. `horizon` is the highest id ever dropped; `version` is None where none counts."""
+
+    id: int
+    shelf: int
+    horizon: int
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEntry:
+    """An entry as it is stored; `payload` and `headers` are JSON texts."""
+
+    id: int
+    version: int | None
+    key: str | None
+    payload: str
+    appended_at: datetime
+    headers: str | None

@@ -29,6 +29,7 @@ from chimpbase._engine.keepers import Lookout, Promoter, Pruner, Rescuer
 from chimpbase._engine.scheduler import Scheduler
 from chimpbase._engine.service import Service
 from chimpbase._engine.sweeper import Sweeper
+from chimpbase._engine.tails import Tails
 from chimpbase._pg.bell import Bell
 from chimpbase._pg.db import Db
 from chimpbase._pg.listener import Listener
@@ -89,6 +90,7 @@ class Engine:
         self._services: list[Service] = []
         self._recovery: asyncio.Task[None] | None = None
         self._ended: set[Callable[[str], None]] = set()
+        self.tails = Tails()
         self._promoter = Promoter(db, on_ready=self.ready, random=random)
         self._holdings: set[tuple[JobId, int]] = set()
         self._finisher = Finisher(db, process=self._current, holdings=self._holdings, random=random)
@@ -118,6 +120,14 @@ class Engine:
         ids, rest = stored
         self.ready(rest)
         return ids
+
+    def appended(self, streams: Iterable[int]) -> None:
+        """These streams have new entries, committed by now: wake who reads them, here or elsewhere."""
+        wanted = set(streams)
+        self.tails.appended(wanted)
+        if self._bell is not None:
+            for stream in wanted:
+                self._bell.ring(f"s{stream}")
 
     def later(self, seconds: float) -> None:
         """A job falls due in that time."""
@@ -291,6 +301,7 @@ class Engine:
             self._look_here()
         if self._claimer is not None:
             self._claimer.ready(QueueId(int(queue)) for queue in words if queue.isdigit())
+        self.tails.appended(int(word[1:]) for word in words if word[:1] == "s" and word[1:].isdigit())
 
     def _look_here(self) -> None:
         if self._lookout is not None:

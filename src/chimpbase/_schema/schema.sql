@@ -1,10 +1,84 @@
 -- The schema after all migrations. `make schema` writes this file and a test compares it: read it, never edit it.
 
+create sequence chimpbase.entry_id as bigint;
+
 create sequence chimpbase.job_id as bigint;
 
 create sequence chimpbase.kv_cache_version as bigint cache 1000;
 
 create sequence chimpbase.kv_version as bigint;
+
+create table chimpbase.consumer (
+  id integer not null generated always as identity,
+  name text not null,
+  stream integer not null,
+  partitions integer not null,
+  paused_at timestamp with time zone,
+  created_at timestamp with time zone not null default chimpbase.clock(),
+  constraint consumer_pkey PRIMARY KEY (id),
+  constraint consumer_name_key UNIQUE (name),
+  constraint consumer_partitions_check CHECK (((partitions >= 1) AND (partitions <= 1024)))
+);
+
+create table chimpbase.consumer_dead (
+  consumer integer not null,
+  entry bigint not null,
+  died_at timestamp with time zone not null default chimpbase.clock(),
+  key text,
+  payload text not null,
+  headers text,
+  error text not null,
+  constraint consumer_dead_pkey PRIMARY KEY (consumer, entry)
+);
+
+create table chimpbase.consumer_slot (
+  consumer integer not null,
+  slot integer not null,
+  attempt integer not null default 0,
+  fence bigint not null default 0,
+  process bigint,
+  taken_at timestamp with time zone,
+  retry_at timestamp with time zone,
+  blocked_at timestamp with time zone,
+  since timestamp with time zone,
+  prev_epoch integer,
+  prev pg_snapshot,
+  cur_epoch integer,
+  cur pg_snapshot,
+  floor bigint not null default 0,
+  last bigint not null default 0,
+  moved_at timestamp with time zone,
+  error text,
+  constraint consumer_slot_pkey PRIMARY KEY (consumer, slot)
+) with (
+  fillfactor=50,
+  autovacuum_vacuum_scale_factor=0,
+  autovacuum_vacuum_threshold=500
+);
+
+create table chimpbase.entry (
+  id bigint not null,
+  xid xid8 not null,
+  version bigint,
+  appended_at timestamp with time zone not null,
+  shelf integer not null,
+  stream integer not null,
+  epoch integer not null,
+  hash integer not null,
+  key text,
+  payload text not null,
+  headers text
+) partition by list (shelf);
+CREATE INDEX entry_stream ON ONLY chimpbase.entry USING btree (stream, id);
+CREATE INDEX entry_xid ON ONLY chimpbase.entry USING btree (stream, xid);
+comment on column chimpbase.entry.hash is 'Of the key, else of the id: which partition of a consumer takes the entry.';
+
+create table chimpbase.epoch (
+  id integer not null generated always as identity,
+  system bigint not null,
+  began_at timestamp with time zone not null default chimpbase.clock(),
+  constraint epoch_pkey PRIMARY KEY (id)
+);
 
 create table chimpbase.event (
   id bigint not null generated always as identity,
@@ -366,6 +440,21 @@ create table chimpbase.step (
   constraint step_kind_check CHECK ((kind = ANY (ARRAY['step'::text, 'sleep'::text, 'wait'::text])))
 );
 
+create table chimpbase.stream (
+  id integer not null generated always as identity,
+  name text not null,
+  shelf integer not null default 0,
+  version bigint,
+  horizon bigint not null default 0,
+  retention interval,
+  max_bytes bigint,
+  created_at timestamp with time zone not null default chimpbase.clock(),
+  constraint stream_pkey PRIMARY KEY (id),
+  constraint stream_name_key UNIQUE (name)
+) with (
+  fillfactor=70
+);
+
 create table chimpbase.subscription (
   name text not null,
   topic text not null,
@@ -475,6 +564,66 @@ begin
       opens_s := greatest(opens_s, (1 - bucket) / speed);
     end if;
   end if;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.append(stream text, payload jsonb, options jsonb DEFAULT '{}'::jsonb)
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+declare
+  appended record;
+  expected bigint := (options ->> 'expected_version')::bigint;
+begin
+  perform chimpbase.check_options(options, array['key', 'expected_version', 'headers']);
+  if stream is null or payload is null or stream !~ '^[A-Za-z0-9_.:/-]{1,128}$' then
+    raise exception using errcode = 'CB002', message = 'append takes the name of a stream and a payload';
+  end if;
+  if octet_length(options ->> 'key') > 512 then
+    raise exception using errcode = 'CB002', message = 'a key has at most 512 bytes';
+  end if;
+  select * into appended
+  from chimpbase.append_entries(
+    stream, array[payload::text], array[options ->> 'key'], options ->> 'headers', expected);
+  if appended.ids is null then
+    raise exception using errcode = 'CB006', detail = appended.at_version,
+      message = format('stream %L is at version %s, not %s', stream, appended.at_version, expected);
+  end if;
+  return appended.ids[1];
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.append_entries(stream text, payloads text[], keys text[], headers text, expected bigint, OUT ids bigint[], OUT number integer, OUT at_version bigint)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  head chimpbase.stream;
+  era int := chimpbase.current_epoch();
+begin
+  select s.* into head from chimpbase.stream s where s.name = append_entries.stream;
+  if head.id is null then
+    insert into chimpbase.stream (name) values (append_entries.stream) on conflict (name) do nothing;
+    select s.* into head from chimpbase.stream s where s.name = append_entries.stream;
+  end if;
+  number := head.id;
+  if expected is not null or head.version is not null then
+    select s.* into head from chimpbase.stream s where s.id = number for no key update;
+    at_version := coalesce(head.version, (
+      select count(*) from chimpbase.entry e where e.stream = number and e.shelf = any (array[0, head.shelf])));
+    if expected <> at_version then
+      return;
+    end if;
+    update chimpbase.stream s set version = at_version + cardinality(payloads) where s.id = number;
+  end if;
+  -- the transaction gets its number before its entries get theirs: readers rely on that order
+  perform pg_current_xact_id();
+  select array_agg(nextval('chimpbase.entry_id') order by n) into ids from generate_series(1, cardinality(payloads)) n;
+  insert into chimpbase.entry (id, xid, version, appended_at, shelf, stream, epoch, hash, key, payload, headers)
+  select new.id, pg_current_xact_id(), at_version + new.n, chimpbase.clock(), head.shelf, number, era,
+    case when new.key is null then new.id % 268435456 else ('x' || left(md5(new.key), 7))::bit(28)::int end,
+    new.key, new.payload, append_entries.headers
+  from unnest(ids, payloads, keys) with ordinality as new (id, payload, key, n);
 end
 $function$;
 
@@ -681,6 +830,25 @@ AS $function$
     + coalesce(nullif(current_setting('chimpbase.clock_shift', true), ''), '0')::interval
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.committed_snapshot()
+ RETURNS pg_snapshot
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare
+  now pg_snapshot := pg_current_snapshot();
+  mine xid8 := pg_current_xact_id_if_assigned();
+  others text;
+begin
+  if mine is null or mine >= pg_snapshot_xmax(now) or not pg_visible_in_snapshot(mine, now) then
+    return now;
+  end if;
+  select string_agg(xid::text, ',' order by xid) into others
+  from (select mine as xid union select pg_snapshot_xip(now)) as running;
+  return (least(mine, pg_snapshot_xmin(now))::text || ':' || pg_snapshot_xmax(now)::text || ':' || others)::pg_snapshot;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.create_history(day date)
  RETURNS void
  LANGUAGE plpgsql
@@ -705,12 +873,75 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.create_stream_day(stream integer, day date)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare
+  shelf text := 'entry_' || stream;
+  name text := shelf || '_' || to_char(day, 'YYYYMMDD');
+  first timestamptz := day::timestamp at time zone 'UTC';
+  next timestamptz := (day + 1)::timestamp at time zone 'UTC';
+begin
+  execute format('lock table chimpbase.%I in share update exclusive mode', shelf);
+  if to_regclass(format('chimpbase.%I', name)) is not null then
+    return;
+  end if;
+  execute format('create table chimpbase.%I (like chimpbase.%I including all)', name, shelf);
+  execute format('lock table chimpbase.%I in access exclusive mode', shelf || '_default');
+  execute format(
+    'with late as (delete from chimpbase.%I where appended_at >= %L and appended_at < %L returning *) '
+    'insert into chimpbase.%I select * from late', shelf || '_default', first, next, name);
+  execute format(
+    'alter table chimpbase.%I attach partition chimpbase.%I for values from (%L) to (%L)', shelf, name, first, next);
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.current_epoch()
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare
+  here bigint := (select system_identifier from pg_catalog.pg_control_system());
+  last chimpbase.epoch;
+begin
+  select e.* into last from chimpbase.epoch e order by e.id desc limit 1;
+  if last.system = here then
+    return last.id;
+  end if;
+  lock table chimpbase.epoch in share row exclusive mode;
+  select e.* into last from chimpbase.epoch e order by e.id desc limit 1;
+  if last.system is distinct from here then
+    insert into chimpbase.epoch (system) values (here) returning * into last;
+  end if;
+  return last.id;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.drop_history(day date)
  RETURNS void
  LANGUAGE plpgsql
 AS $function$
 begin
   execute format('drop table if exists chimpbase.%I', 'job_done_' || to_char(day, 'YYYYMMDD'));
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.drop_stream_day(stream integer, day date)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare
+  name text := 'entry_' || stream || '_' || to_char(day, 'YYYYMMDD');
+  highest bigint;
+begin
+  if to_regclass(format('chimpbase.%I', name)) is null then
+    return;
+  end if;
+  execute format('lock table chimpbase.%I in access exclusive mode', name);
+  execute format('select max(id) from chimpbase.%I', name) into highest;
+  update chimpbase.stream s set horizon = greatest(s.horizon, coalesce(highest, 0)) where s.id = drop_stream_day.stream;
+  execute format('drop table chimpbase.%I', name);
 end
 $function$;
 
@@ -1098,6 +1329,7 @@ begin
 end
 $function$;
 
+<<<<<<< HEAD
 CREATE OR REPLACE FUNCTION chimpbase.job_state(job bigint)
  RETURNS text
  LANGUAGE sql
@@ -1109,6 +1341,40 @@ AS $function$
     (select 'waiting' from chimpbase.job_wait w where w.id = job_state.job),
     (select 'dead' from chimpbase.job_dead d where d.id = job_state.job),
     (select h.outcome from chimpbase.job_done h where h.id = job_state.job limit 1))
+=======
+CREATE OR REPLACE FUNCTION chimpbase.is_behind(stream integer, shelf integer, prev_epoch integer, prev pg_snapshot, floor bigint)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+begin
+  if exists (
+    select
+    from chimpbase.entry e
+    where e.stream = is_behind.stream and e.shelf = any (array[0, is_behind.shelf])
+      and e.id > is_behind.floor
+      and (is_behind.prev is null or e.epoch > is_behind.prev_epoch
+        or (e.epoch = is_behind.prev_epoch and not pg_visible_in_snapshot(e.xid, is_behind.prev)))
+  ) then
+    return true;
+  end if;
+  return is_behind.prev is not null and (exists (
+    select
+    from chimpbase.entry e
+    where e.stream = is_behind.stream and e.shelf = any (array[0, is_behind.shelf])
+      and e.xid = any (array(select pg_snapshot_xip(is_behind.prev)))
+      and e.id <= is_behind.floor and e.epoch = is_behind.prev_epoch
+  ) or exists (
+    select
+    from chimpbase.entry e
+    where e.stream = is_behind.stream and e.shelf = any (array[0, is_behind.shelf])
+      and e.xid >= pg_snapshot_xmax(is_behind.prev)
+      and e.id <= is_behind.floor and e.epoch = is_behind.prev_epoch
+  ));
+end
+>>>>>>> 812d0ad (Append to streams and read them by snapshot difference, forward, backward, from a time and live)
 $function$;
 
 CREATE OR REPLACE FUNCTION chimpbase.job_terms(options jsonb)
@@ -1343,6 +1609,106 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.read_entries(stream integer, shelf integer, prev_epoch integer, prev pg_snapshot, cur_epoch integer, cur pg_snapshot, floor bigint, last bigint, since timestamp with time zone, partitions integer, part integer, max_entries integer)
+ RETURNS TABLE(era integer, window_end text, horizon bigint, top bigint, id bigint, version bigint, key text, payload text, appended_at timestamp with time zone, headers text)
+ LANGUAGE plpgsql
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_sort TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+  shelves int[] := array[0, read_entries.shelf];
+  late int := 0;
+begin
+  read_entries.era := coalesce(read_entries.cur_epoch, (select max(e.id) from chimpbase.epoch e));
+  read_entries.cur := coalesce(read_entries.cur, chimpbase.committed_snapshot());
+  read_entries.top := (
+    select e.id
+    from chimpbase.entry e
+    where e.stream = read_entries.stream and e.shelf = any (shelves) and e.id > read_entries.floor
+      and (e.epoch < read_entries.era
+        or (e.epoch = read_entries.era and pg_visible_in_snapshot(e.xid, read_entries.cur)))
+    order by e.id desc
+    limit 1
+  );
+  if read_entries.prev is not null and read_entries.last < read_entries.floor then
+    return query
+    select null::int, null::text, null::bigint, null::bigint,
+      found.id, found.version, found.key, found.payload, found.appended_at, found.headers
+    from (
+      select e.*
+      from chimpbase.entry e
+      where e.stream = read_entries.stream and e.shelf = any (shelves)
+        and e.xid = any (array(select pg_snapshot_xip(read_entries.prev)))
+      union all
+      select e.*
+      from chimpbase.entry e
+      where e.stream = read_entries.stream and e.shelf = any (shelves)
+        and e.xid >= pg_snapshot_xmax(read_entries.prev)
+    ) as found
+    where found.id > read_entries.last and found.id <= read_entries.floor
+      and found.epoch = read_entries.prev_epoch
+      and (found.epoch < read_entries.era or pg_visible_in_snapshot(found.xid, read_entries.cur))
+      and (read_entries.since is null or found.appended_at >= read_entries.since)
+      and found.hash % read_entries.partitions = read_entries.part
+    order by found.id
+    limit read_entries.max_entries;
+    get diagnostics late = row_count;
+  end if;
+  if late < read_entries.max_entries then
+    return query
+    select null::int, null::text, null::bigint, null::bigint,
+      e.id, e.version, e.key, e.payload, e.appended_at, e.headers
+    from chimpbase.entry e
+    where e.stream = read_entries.stream and e.shelf = any (shelves)
+      and e.id > greatest(read_entries.floor, read_entries.last)
+      and (read_entries.prev is null or e.epoch > read_entries.prev_epoch
+        or (e.epoch = read_entries.prev_epoch and not pg_visible_in_snapshot(e.xid, read_entries.prev)))
+      and (e.epoch < read_entries.era
+        or (e.epoch = read_entries.era and pg_visible_in_snapshot(e.xid, read_entries.cur)))
+      and (read_entries.since is null or e.appended_at >= read_entries.since)
+      and e.hash % read_entries.partitions = read_entries.part
+    order by e.id
+    limit read_entries.max_entries - late;
+  end if;
+  read_entries.window_end := read_entries.cur::text;
+  -- asked for after the entries: what was dropped before they were read must show
+  read_entries.horizon := (select s.horizon from chimpbase.stream s where s.id = read_entries.stream);
+  return next;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.read_entries_back(stream integer, shelf integer, cur_epoch integer, cur pg_snapshot, before bigint, since timestamp with time zone, max_entries integer)
+ RETURNS TABLE(era integer, window_end text, horizon bigint, top bigint, id bigint, version bigint, key text, payload text, appended_at timestamp with time zone, headers text)
+ LANGUAGE plpgsql
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_sort TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+begin
+  read_entries_back.era := coalesce(read_entries_back.cur_epoch, (select max(e.id) from chimpbase.epoch e));
+  read_entries_back.cur := coalesce(read_entries_back.cur, chimpbase.committed_snapshot());
+  return query
+  select null::int, null::text, null::bigint, null::bigint,
+    e.id, e.version, e.key, e.payload, e.appended_at, e.headers
+  from chimpbase.entry e
+  where e.stream = read_entries_back.stream and e.shelf = any (array[0, read_entries_back.shelf])
+    and e.id < read_entries_back.before
+    and (e.epoch < read_entries_back.era
+      or (e.epoch = read_entries_back.era and pg_visible_in_snapshot(e.xid, read_entries_back.cur)))
+    and (read_entries_back.since is null or e.appended_at >= read_entries_back.since)
+  order by e.id desc
+  limit read_entries_back.max_entries;
+  read_entries_back.window_end := read_entries_back.cur::text;
+  read_entries_back.horizon := (select s.horizon from chimpbase.stream s where s.id = read_entries_back.stream);
+  return next;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.refill(tokens double precision, refilled_at timestamp with time zone, moment timestamp with time zone, speed double precision, burst double precision)
  RETURNS double precision
  LANGUAGE sql
@@ -1351,6 +1717,7 @@ AS $function$
   select least(burst, coalesce(tokens, burst) + greatest(0, extract(epoch from moment - refilled_at)::float8) * speed)
 $function$;
 
+<<<<<<< HEAD
 CREATE OR REPLACE FUNCTION chimpbase.replace_waiting(ids bigint[], payloads text[], due timestamp with time zone, priority smallint, max_attempts integer, headers text, key text, terms text)
  RETURNS bigint[]
  LANGUAGE plpgsql
@@ -1403,6 +1770,36 @@ begin
   select array_agg(id) into done
   from (select id from ready union all select id from later union all select id from put) as one;
   return coalesce(done, '{}');
+=======
+CREATE OR REPLACE FUNCTION chimpbase.retain_stream(name text, retention interval, max_bytes bigint)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare
+  head chimpbase.stream;
+  shelf text;
+begin
+  insert into chimpbase.stream (name) values (retain_stream.name) on conflict do nothing;
+  select s.* into head from chimpbase.stream s where s.name = retain_stream.name;
+  -- a declaration that says nothing of it leaves the retention as another process declared it
+  if (retain_stream.retention is null and retain_stream.max_bytes is null)
+    or head.retention is not distinct from retain_stream.retention
+    and head.max_bytes is not distinct from retain_stream.max_bytes then
+    return head.id;
+  end if;
+  select s.* into head from chimpbase.stream s where s.id = head.id for no key update;
+  shelf := 'entry_' || head.id;
+  if to_regclass(format('chimpbase.%I', shelf)) is null then
+    execute format(
+      'create table chimpbase.%I partition of chimpbase.entry for values in (%s) partition by range (appended_at)',
+      shelf, head.id);
+    execute format('create table chimpbase.%I partition of chimpbase.%I default', shelf || '_default', shelf);
+  end if;
+  update chimpbase.stream s
+  set shelf = s.id, retention = retain_stream.retention, max_bytes = retain_stream.max_bytes
+  where s.id = head.id;
+  return head.id;
+>>>>>>> 812d0ad (Append to streams and read them by snapshot difference, forward, backward, from a time and live)
 end
 $function$;
 

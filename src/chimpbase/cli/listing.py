@@ -75,7 +75,7 @@ def _default(item: Any) -> str:
 
 
 def _lone_tokens(app: App) -> Iterator[Entry]:
-    for name in sorted(set(app.registry.queues) - {one.queue.name for one in app.registry.workers.values()}):
+    for name in sorted(set(app.registry.tokens("queue")) - {one.queue.name for one in app.registry.workers.values()}):
         yield Entry("queue", name, "no worker here", "")
 
 

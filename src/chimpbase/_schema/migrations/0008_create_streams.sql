@@ -1,1 +1,413 @@
 -- Streams, their consumers, and what events need beyond their table.
+
+-- Streams --------------------------------------------------------------------------------------------------------------
+
+-- The numbers of transactions mean something within one cluster only. Whenever the database is found in another one
+-- (dumped and restored, or upgraded), a new epoch begins: what earlier epochs wrote is visible as a whole.
+create table chimpbase.epoch (
+  id            int generated always as identity primary key,
+  system        bigint not null,
+  began_at      timestamptz not null default chimpbase.clock()
+);
+
+-- `version` counts the entries of a stream whose appends name the version they expect; null for the others, whose
+-- writers do not wait for each other. `shelf` is 0, where entries stay for ever, or the stream's own id once it has a
+-- retention. `horizon` is the highest id that was ever dropped from it.
+create table chimpbase.stream (
+  id            int generated always as identity primary key,
+  name          text not null unique,
+  shelf         int not null default 0,
+  version       bigint,
+  horizon       bigint not null default 0,
+  retention     interval,
+  max_bytes     bigint,
+  created_at    timestamptz not null default chimpbase.clock()
+) with (fillfactor = 70);
+
+create sequence chimpbase.entry_id as bigint;
+
+-- Append only. `xid` is the writing transaction: readers compare what two snapshots show, never ids alone. Partitions
+-- are dropped whole: one shelf for what stays for ever, and one in days for each stream with a retention.
+create table chimpbase.entry (
+  id            bigint not null,
+  xid           xid8 not null,
+  version       bigint,
+  appended_at   timestamptz not null,
+  shelf         int not null,
+  stream        int not null,
+  epoch         int not null,
+  hash          int not null,
+  key           text,
+  payload       text not null,
+  headers       text
+) partition by list (shelf);
+create index entry_stream on chimpbase.entry (stream, id);
+create index entry_xid on chimpbase.entry (stream, xid);
+create table chimpbase.entry_0 partition of chimpbase.entry for values in (0) with (
+  autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 200000,
+  autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000
+);
+comment on column chimpbase.entry.hash is 'Of the key, else of the id: which partition of a consumer takes the entry.';
+
+-- A durable reader. `policy` says what becomes of an entry that it cannot handle.
+create table chimpbase.consumer (
+  id            int generated always as identity primary key,
+  name          text not null unique,
+  stream        int not null,
+  partitions    int not null check (partitions between 1 and 1024),
+  paused_at     timestamptz,
+  created_at    timestamptz not null default chimpbase.clock()
+);
+
+-- One partition of a consumer: how far it has read, and who is at it. The window: everything visible in `prev` is behind
+-- it, `cur` is being paged through by id. (process, fence) is the right to move it, `attempt` counts since it last moved.
+create table chimpbase.consumer_slot (
+  consumer      int not null,
+  slot          int not null,
+  attempt       int not null default 0,
+  fence         bigint not null default 0,
+  process       bigint,
+  taken_at      timestamptz,
+  retry_at      timestamptz,
+  blocked_at    timestamptz,
+  since         timestamptz,
+  prev_epoch    int,
+  prev          pg_snapshot,
+  cur_epoch     int,
+  cur           pg_snapshot,
+  floor         bigint not null default 0,
+  last          bigint not null default 0,
+  moved_at      timestamptz,
+  error         text,
+  primary key (consumer, slot)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- Entries that a consumer could not handle and went past, as they were.
+create table chimpbase.consumer_dead (
+  consumer      int not null,
+  entry         bigint not null,
+  died_at       timestamptz not null default chimpbase.clock(),
+  key           text,
+  payload       text not null,
+  headers       text,
+  error         text not null,
+  primary key (consumer, entry)
+);
+
+-- The epoch of this cluster; begins a new one when the database has come from another.
+create function chimpbase.current_epoch() returns int
+language plpgsql
+as $$
+declare
+  here bigint := (select system_identifier from pg_catalog.pg_control_system());
+  last chimpbase.epoch;
+begin
+  select e.* into last from chimpbase.epoch e order by e.id desc limit 1;
+  if last.system = here then
+    return last.id;
+  end if;
+  lock table chimpbase.epoch in share row exclusive mode;
+  select e.* into last from chimpbase.epoch e order by e.id desc limit 1;
+  if last.system is distinct from here then
+    insert into chimpbase.epoch (system) values (here) returning * into last;
+  end if;
+  return last.id;
+end
+$$;
+
+-- What is committed now. Unlike `pg_current_snapshot`, it counts this transaction itself among those in progress: what it
+-- has appended is still to come for everybody.
+create function chimpbase.committed_snapshot() returns pg_snapshot
+language plpgsql stable
+as $$
+declare
+  now pg_snapshot := pg_current_snapshot();
+  mine xid8 := pg_current_xact_id_if_assigned();
+  others text;
+begin
+  if mine is null or mine >= pg_snapshot_xmax(now) or not pg_visible_in_snapshot(mine, now) then
+    return now;
+  end if;
+  select string_agg(xid::text, ',' order by xid) into others
+  from (select mine as xid union select pg_snapshot_xip(now)) as running;
+  return (least(mine, pg_snapshot_xmin(now))::text || ':' || pg_snapshot_xmax(now)::text || ':' || others)::pg_snapshot;
+end
+$$;
+
+-- Append entries to a stream, which begins with its first entry; answer their ids in the order given, and the stream.
+-- With an `expected` version that is not the stream's, nothing is appended: `ids` is null, `at_version` the one it has.
+create function chimpbase.append_entries(
+  stream text, payloads text[], keys text[], headers text, expected bigint, out ids bigint[], out number int, out at_version bigint
+)
+language plpgsql
+as $$
+declare
+  head chimpbase.stream;
+  era int := chimpbase.current_epoch();
+begin
+  select s.* into head from chimpbase.stream s where s.name = append_entries.stream;
+  if head.id is null then
+    insert into chimpbase.stream (name) values (append_entries.stream) on conflict (name) do nothing;
+    select s.* into head from chimpbase.stream s where s.name = append_entries.stream;
+  end if;
+  number := head.id;
+  if expected is not null or head.version is not null then
+    select s.* into head from chimpbase.stream s where s.id = number for no key update;
+    at_version := coalesce(head.version, (
+      select count(*) from chimpbase.entry e where e.stream = number and e.shelf = any (array[0, head.shelf])));
+    if expected <> at_version then
+      return;
+    end if;
+    update chimpbase.stream s set version = at_version + cardinality(payloads) where s.id = number;
+  end if;
+  -- the transaction gets its number before its entries get theirs: readers rely on that order
+  perform pg_current_xact_id();
+  select array_agg(nextval('chimpbase.entry_id') order by n) into ids from generate_series(1, cardinality(payloads)) n;
+  insert into chimpbase.entry (id, xid, version, appended_at, shelf, stream, epoch, hash, key, payload, headers)
+  select new.id, pg_current_xact_id(), at_version + new.n, chimpbase.clock(), head.shelf, number, era,
+    case when new.key is null then new.id % 268435456 else ('x' || left(md5(new.key), 7))::bit(28)::int end,
+    new.key, new.payload, append_entries.headers
+  from unnest(ids, payloads, keys) with ordinality as new (id, payload, key, n);
+end
+$$;
+
+-- Append one entry to a stream and return its id, if and only if this transaction commits.
+-- options: key (entries of one key are handled in their order), expected_version (CB006 when it is another), headers.
+create function chimpbase.append(stream text, payload jsonb, options jsonb default '{}') returns bigint
+language plpgsql
+as $$
+declare
+  appended record;
+  expected bigint := (options ->> 'expected_version')::bigint;
+begin
+  perform chimpbase.check_options(options, array['key', 'expected_version', 'headers']);
+  if stream is null or payload is null or stream !~ '^[A-Za-z0-9_.:/-]{1,128}$' then
+    raise exception using errcode = 'CB002', message = 'append takes the name of a stream and a payload';
+  end if;
+  if octet_length(options ->> 'key') > 512 then
+    raise exception using errcode = 'CB002', message = 'a key has at most 512 bytes';
+  end if;
+  select * into appended
+  from chimpbase.append_entries(
+    stream, array[payload::text], array[options ->> 'key'], options ->> 'headers', expected);
+  if appended.ids is null then
+    raise exception using errcode = 'CB006', detail = appended.at_version,
+      message = format('stream %L is at version %s, not %s', stream, appended.at_version, expected);
+  end if;
+  return appended.ids[1];
+end
+$$;
+
+-- Read on in one partition of a stream: the entries that `cur` shows (null: what is committed now) and `prev` does not, by
+-- id. The last row has no id: it tells the window's end, the highest id it shows and the highest one ever dropped.
+-- What was in progress when `prev` was taken is looked up by transaction: those that `prev` lists, and all from its xmax
+-- on, for that is the last one that had ended, not the last one begun. Everything else has an id above the floor.
+-- The settings pin the plans: every statement goes along an index, and stops.
+create function chimpbase.read_entries(
+  stream int, shelf int, prev_epoch int, prev pg_snapshot, cur_epoch int, cur pg_snapshot, floor bigint, last bigint,
+  since timestamptz, partitions int, part int, max_entries int
+) returns table (
+  era int, window_end text, horizon bigint, top bigint,
+  id bigint, version bigint, key text, payload text, appended_at timestamptz, headers text
+)
+language plpgsql
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
+as $$
+#variable_conflict use_column
+declare
+  shelves int[] := array[0, read_entries.shelf];
+  late int := 0;
+begin
+  read_entries.era := coalesce(read_entries.cur_epoch, (select max(e.id) from chimpbase.epoch e));
+  read_entries.cur := coalesce(read_entries.cur, chimpbase.committed_snapshot());
+  read_entries.top := (
+    select e.id
+    from chimpbase.entry e
+    where e.stream = read_entries.stream and e.shelf = any (shelves) and e.id > read_entries.floor
+      and (e.epoch < read_entries.era
+        or (e.epoch = read_entries.era and pg_visible_in_snapshot(e.xid, read_entries.cur)))
+    order by e.id desc
+    limit 1
+  );
+  if read_entries.prev is not null and read_entries.last < read_entries.floor then
+    return query
+    select null::int, null::text, null::bigint, null::bigint,
+      found.id, found.version, found.key, found.payload, found.appended_at, found.headers
+    from (
+      select e.*
+      from chimpbase.entry e
+      where e.stream = read_entries.stream and e.shelf = any (shelves)
+        and e.xid = any (array(select pg_snapshot_xip(read_entries.prev)))
+      union all
+      select e.*
+      from chimpbase.entry e
+      where e.stream = read_entries.stream and e.shelf = any (shelves)
+        and e.xid >= pg_snapshot_xmax(read_entries.prev)
+    ) as found
+    where found.id > read_entries.last and found.id <= read_entries.floor
+      and found.epoch = read_entries.prev_epoch
+      and (found.epoch < read_entries.era or pg_visible_in_snapshot(found.xid, read_entries.cur))
+      and (read_entries.since is null or found.appended_at >= read_entries.since)
+      and found.hash % read_entries.partitions = read_entries.part
+    order by found.id
+    limit read_entries.max_entries;
+    get diagnostics late = row_count;
+  end if;
+  if late < read_entries.max_entries then
+    return query
+    select null::int, null::text, null::bigint, null::bigint,
+      e.id, e.version, e.key, e.payload, e.appended_at, e.headers
+    from chimpbase.entry e
+    where e.stream = read_entries.stream and e.shelf = any (shelves)
+      and e.id > greatest(read_entries.floor, read_entries.last)
+      and (read_entries.prev is null or e.epoch > read_entries.prev_epoch
+        or (e.epoch = read_entries.prev_epoch and not pg_visible_in_snapshot(e.xid, read_entries.prev)))
+      and (e.epoch < read_entries.era
+        or (e.epoch = read_entries.era and pg_visible_in_snapshot(e.xid, read_entries.cur)))
+      and (read_entries.since is null or e.appended_at >= read_entries.since)
+      and e.hash % read_entries.partitions = read_entries.part
+    order by e.id
+    limit read_entries.max_entries - late;
+  end if;
+  read_entries.window_end := read_entries.cur::text;
+  -- asked for after the entries: what was dropped before they were read must show
+  read_entries.horizon := (select s.horizon from chimpbase.stream s where s.id = read_entries.stream);
+  return next;
+end
+$$;
+
+-- Read a stream backward: the entries that `cur` shows below an id, the latest first, and a last row as in `read_entries`.
+create function chimpbase.read_entries_back(
+  stream int, shelf int, cur_epoch int, cur pg_snapshot, before bigint, since timestamptz, max_entries int
+) returns table (
+  era int, window_end text, horizon bigint, top bigint,
+  id bigint, version bigint, key text, payload text, appended_at timestamptz, headers text
+)
+language plpgsql
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
+as $$
+#variable_conflict use_column
+begin
+  read_entries_back.era := coalesce(read_entries_back.cur_epoch, (select max(e.id) from chimpbase.epoch e));
+  read_entries_back.cur := coalesce(read_entries_back.cur, chimpbase.committed_snapshot());
+  return query
+  select null::int, null::text, null::bigint, null::bigint,
+    e.id, e.version, e.key, e.payload, e.appended_at, e.headers
+  from chimpbase.entry e
+  where e.stream = read_entries_back.stream and e.shelf = any (array[0, read_entries_back.shelf])
+    and e.id < read_entries_back.before
+    and (e.epoch < read_entries_back.era
+      or (e.epoch = read_entries_back.era and pg_visible_in_snapshot(e.xid, read_entries_back.cur)))
+    and (read_entries_back.since is null or e.appended_at >= read_entries_back.since)
+  order by e.id desc
+  limit read_entries_back.max_entries;
+  read_entries_back.window_end := read_entries_back.cur::text;
+  read_entries_back.horizon := (select s.horizon from chimpbase.stream s where s.id = read_entries_back.stream);
+  return next;
+end
+$$;
+
+-- Whether a reader at this place has anything to read: an entry that its last snapshot did not show.
+create function chimpbase.is_behind(stream int, shelf int, prev_epoch int, prev pg_snapshot, floor bigint) returns boolean
+language plpgsql
+set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+begin
+  if exists (
+    select
+    from chimpbase.entry e
+    where e.stream = is_behind.stream and e.shelf = any (array[0, is_behind.shelf])
+      and e.id > is_behind.floor
+      and (is_behind.prev is null or e.epoch > is_behind.prev_epoch
+        or (e.epoch = is_behind.prev_epoch and not pg_visible_in_snapshot(e.xid, is_behind.prev)))
+  ) then
+    return true;
+  end if;
+  return is_behind.prev is not null and (exists (
+    select
+    from chimpbase.entry e
+    where e.stream = is_behind.stream and e.shelf = any (array[0, is_behind.shelf])
+      and e.xid = any (array(select pg_snapshot_xip(is_behind.prev)))
+      and e.id <= is_behind.floor and e.epoch = is_behind.prev_epoch
+  ) or exists (
+    select
+    from chimpbase.entry e
+    where e.stream = is_behind.stream and e.shelf = any (array[0, is_behind.shelf])
+      and e.xid >= pg_snapshot_xmax(is_behind.prev)
+      and e.id <= is_behind.floor and e.epoch = is_behind.prev_epoch
+  ));
+end
+$$;
+
+-- The runtime's own: bring a stream's retention to what is declared. From the first one on it has a shelf of its own.
+create function chimpbase.retain_stream(name text, retention interval, max_bytes bigint) returns int
+language plpgsql
+as $$
+declare
+  head chimpbase.stream;
+  shelf text;
+begin
+  insert into chimpbase.stream (name) values (retain_stream.name) on conflict do nothing;
+  select s.* into head from chimpbase.stream s where s.name = retain_stream.name;
+  -- a declaration that says nothing of it leaves the retention as another process declared it
+  if (retain_stream.retention is null and retain_stream.max_bytes is null)
+    or head.retention is not distinct from retain_stream.retention
+    and head.max_bytes is not distinct from retain_stream.max_bytes then
+    return head.id;
+  end if;
+  select s.* into head from chimpbase.stream s where s.id = head.id for no key update;
+  shelf := 'entry_' || head.id;
+  if to_regclass(format('chimpbase.%I', shelf)) is null then
+    execute format(
+      'create table chimpbase.%I partition of chimpbase.entry for values in (%s) partition by range (appended_at)',
+      shelf, head.id);
+    execute format('create table chimpbase.%I partition of chimpbase.%I default', shelf || '_default', shelf);
+  end if;
+  update chimpbase.stream s
+  set shelf = s.id, retention = retain_stream.retention, max_bytes = retain_stream.max_bytes
+  where s.id = head.id;
+  return head.id;
+end
+$$;
+
+-- The runtime's own: make one day of a stream's shelf; what came before it was made moves into it.
+create function chimpbase.create_stream_day(stream int, day date) returns void
+language plpgsql
+as $$
+declare
+  shelf text := 'entry_' || stream;
+  name text := shelf || '_' || to_char(day, 'YYYYMMDD');
+  first timestamptz := day::timestamp at time zone 'UTC';
+  next timestamptz := (day + 1)::timestamp at time zone 'UTC';
+begin
+  execute format('lock table chimpbase.%I in share update exclusive mode', shelf);
+  if to_regclass(format('chimpbase.%I', name)) is not null then
+    return;
+  end if;
+  execute format('create table chimpbase.%I (like chimpbase.%I including all)', name, shelf);
+  execute format('lock table chimpbase.%I in access exclusive mode', shelf || '_default');
+  execute format(
+    'with late as (delete from chimpbase.%I where appended_at >= %L and appended_at < %L returning *) '
+    'insert into chimpbase.%I select * from late', shelf || '_default', first, next, name);
+  execute format(
+    'alter table chimpbase.%I attach partition chimpbase.%I for values from (%L) to (%L)', shelf, name, first, next);
+end
+$$;
+
+-- The runtime's own: drop one day of a stream's shelf, and note how far its entries are gone.
+create function chimpbase.drop_stream_day(stream int, day date) returns void
+language plpgsql
+as $$
+declare
+  name text := 'entry_' || stream || '_' || to_char(day, 'YYYYMMDD');
+  highest bigint;
+begin
+  if to_regclass(format('chimpbase.%I', name)) is null then
+    return;
+  end if;
+  execute format('lock table chimpbase.%I in access exclusive mode', name);
+  execute format('select max(id) from chimpbase.%I', name) into highest;
+  update chimpbase.stream s set horizon = greatest(s.horizon, coalesce(highest, 0)) where s.id = drop_stream_day.stream;
+  execute format('drop table chimpbase.%I', name);
+end
+$$;

@@ -1,0 +1,54 @@
+-- Streams and their entries, in chimpbase.stream and chimpbase.entry.
+-- Each statement is run by the function of the same name in streams.py.
+
+-- name: declare
+-- Make a stream known, with what is kept of it: by age, by size, or for ever.
+select chimpbase.retain_stream(:name, :retention, :max_bytes);
+
+-- name: begin_epoch
+-- The epoch of this cluster, begun when the database has come from another one.
+select chimpbase.current_epoch();
+
+-- name: append
+-- Append entries, unless the stream is at another version than the expected one.
+select ids, number, at_version from chimpbase.append_entries(:stream, :payloads, :keys, :headers, :expected);
+
+-- name: find
+-- Index:  stream_name_key.
+select id, shelf, horizon, version
+from chimpbase.stream
+where name = :name;
+
+-- name: count
+-- How many entries a stream has.
+-- Index:  entry_stream.
+select count(*)
+from chimpbase.entry
+where stream = :stream
+  and shelf = any (array[0, :shelf]);
+
+-- name: page
+-- Read on in one partition of a stream. The last row has no id; it tells of the window.
+select era, window_end, horizon, top, id, version, key, payload, appended_at, headers
+from chimpbase.read_entries(
+  :stream, :shelf, :prev_epoch, :prev::text::pg_snapshot, :cur_epoch, :cur::text::pg_snapshot, :floor, :last, :since,
+  :partitions, :part, :max_entries);
+
+-- name: page_back
+-- Entries that `cur` shows, latest id first, below `before`. The last row has no id; it tells of the window.
+select era, window_end, horizon, top, id, version, key, payload, appended_at, headers
+from chimpbase.read_entries_back(:stream, :shelf, :cur_epoch, :cur::text::pg_snapshot, :before, :since, :max_entries);
+
+-- name: list_all
+-- Every stream: name, kept for, kept bytes, version, highest dropped id, latest id, when it was appended.
+select stream.name, retention, max_bytes, stream.version, horizon, latest.id as last_id, latest.appended_at
+from chimpbase.stream
+left join lateral (
+  select id, appended_at
+  from chimpbase.entry
+  where entry.stream = stream.id
+    and entry.shelf = any (array[0, stream.shelf])
+  order by id desc
+  limit 1
+) as latest on true
+order by stream.name;
