@@ -91,7 +91,7 @@ class StreamClient:
         """
 
         def of(payload: Any) -> str | None:
-            return key(payload) if callable(key) else key
+            return cast("str | None", key(payload) if callable(key) else key)
 
         return await self._append(stream, list(payloads), of, expected_version)
 
