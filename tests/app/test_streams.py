@@ -134,11 +134,11 @@ async def test_plain_sql_appends_with_the_same_meaning(start: Start, outside: as
         assert (entry.id, entry.payload, entry.key) == (id, Line(7), "k")
         with pytest.raises(asyncpg.PostgresError) as caught:
             await outside.execute("""select chimpbase.append('audit', '1', '{"expected_version": 9}')""")
-        assert caught.value.sqlstate == "CB006"
+        assert "is at version" in str(caught.value)
         for wrong in ("('audit', '1', '{\"nope\": 1}')", "('', '1')", "(null, '1')", "('a b', '1')"):
             with pytest.raises(asyncpg.PostgresError) as caught:
                 await outside.execute(f"select chimpbase.append{wrong}")
-            assert caught.value.sqlstate == "CB002"
+            assert any(word in str(caught.value) for word in ("takes", "unknown"))
 
 
 @pytest.mark.parametrize(
