@@ -324,7 +324,7 @@ def _target(registry: Registry, given: Any) -> Queue[Any] | Cron[Any]:
     """What a schedule runs: a queue, or a `@cron`. A name is looked for among the queues first."""
     if isinstance(given, Cron):
         return cast("Cron[Any]", given)
-    if isinstance(given, str) and given not in registry.queues and given in registry.crons:
+    if isinstance(given, str) and given not in registry.tokens("queue") and given in registry.crons:
         return registry.crons[given]
     return registry.queue(given)
 
