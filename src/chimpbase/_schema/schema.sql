@@ -1329,19 +1329,6 @@ begin
 end
 $function$;
 
-<<<<<<< HEAD
-CREATE OR REPLACE FUNCTION chimpbase.job_state(job bigint)
- RETURNS text
- LANGUAGE sql
- STABLE
-AS $function$
-  select coalesce(
-    (select case when j.process is null then 'waiting' else 'running' end from chimpbase.job j where j.id = job_state.job),
-    (select 'waiting' from chimpbase.job_later l where l.id = job_state.job),
-    (select 'waiting' from chimpbase.job_wait w where w.id = job_state.job),
-    (select 'dead' from chimpbase.job_dead d where d.id = job_state.job),
-    (select h.outcome from chimpbase.job_done h where h.id = job_state.job limit 1))
-=======
 CREATE OR REPLACE FUNCTION chimpbase.is_behind(stream integer, shelf integer, prev_epoch integer, prev pg_snapshot, floor bigint)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -1374,7 +1361,19 @@ begin
       and e.id <= is_behind.floor and e.epoch = is_behind.prev_epoch
   ));
 end
->>>>>>> 812d0ad (Append to streams and read them by snapshot difference, forward, backward, from a time and live)
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.job_state(job bigint)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select coalesce(
+    (select case when j.process is null then 'waiting' else 'running' end from chimpbase.job j where j.id = job_state.job),
+    (select 'waiting' from chimpbase.job_later l where l.id = job_state.job),
+    (select 'waiting' from chimpbase.job_wait w where w.id = job_state.job),
+    (select 'dead' from chimpbase.job_dead d where d.id = job_state.job),
+    (select h.outcome from chimpbase.job_done h where h.id = job_state.job limit 1))
 $function$;
 
 CREATE OR REPLACE FUNCTION chimpbase.job_terms(options jsonb)
@@ -1717,7 +1716,6 @@ AS $function$
   select least(burst, coalesce(tokens, burst) + greatest(0, extract(epoch from moment - refilled_at)::float8) * speed)
 $function$;
 
-<<<<<<< HEAD
 CREATE OR REPLACE FUNCTION chimpbase.replace_waiting(ids bigint[], payloads text[], due timestamp with time zone, priority smallint, max_attempts integer, headers text, key text, terms text)
  RETURNS bigint[]
  LANGUAGE plpgsql
@@ -1770,7 +1768,9 @@ begin
   select array_agg(id) into done
   from (select id from ready union all select id from later union all select id from put) as one;
   return coalesce(done, '{}');
-=======
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.retain_stream(name text, retention interval, max_bytes bigint)
  RETURNS integer
  LANGUAGE plpgsql
@@ -1799,7 +1799,6 @@ begin
   set shelf = s.id, retention = retain_stream.retention, max_bytes = retain_stream.max_bytes
   where s.id = head.id;
   return head.id;
->>>>>>> 812d0ad (Append to streams and read them by snapshot difference, forward, backward, from a time and live)
 end
 $function$;
 
