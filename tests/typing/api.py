@@ -19,12 +19,14 @@ from chimpbase import (
     Occurrence,
     Queue,
     Retry,
+    Schedule,
     Signal,
     Snooze,
     SyncCtx,
     Wf,
     action,
     cron,
+    every,
     step,
     subscribe,
     worker,
@@ -163,3 +165,34 @@ async def checkout(wf: Wf, order_id: int) -> str:
 
 
 app = App("shop", register=[place_order, cancel_order, ship, pack, queue_shipment, daily_report, checkout])
+
+
+# Schedules: the payload is of the type that the handler of the occurrences, or of the queue, takes.
+
+
+@cron(every(minutes=5), overlap="skip")
+async def refresh(ctx: Ctx, due: Occurrence) -> None:
+    assert_type(due.payload, Any)
+
+
+@cron(name="invoice")
+async def invoice(ctx: Ctx, due: Occurrence[Payment]) -> None:
+    assert_type(due.payload, Payment)
+
+
+@cron("@daily", payload=Payment(ok=True))
+def paid_daily(ctx: SyncCtx, due: Occurrence[Payment]) -> None:
+    assert_type(due.payload, Payment)
+
+
+@cron("@daily", payload=1)  # type: ignore[arg-type]
+async def wrong_daily(ctx: Ctx, due: Occurrence[Payment]) -> None: ...
+
+
+async def schedules(ctx: Ctx) -> None:
+    made = await ctx.cron.schedule("a", "@daily", to=invoice, payload=Payment(ok=True))
+    assert_type(made, Schedule)
+    await ctx.cron.schedule("a", every(hours=1), to=ships, payload=Ship(1), jitter=timedelta(minutes=5))
+    await ctx.cron.schedule("a", "@daily", to="ship", payload={"order_id": 1})
+    await ctx.cron.schedule("a", "@daily", to=ships, payload=Payment(ok=True))  # type: ignore[misc]
+    assert_type(await ctx.cron.list(prefix="a"), list[Schedule])

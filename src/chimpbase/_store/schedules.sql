@@ -185,9 +185,9 @@ cross join lateral (
   where queue = mine.id
     and waiting
     and paused_at is null
-    and not exists (select 1 from chimpbase.job where job.id = schedule.last_job)
-    and not exists (select 1 from chimpbase.job_later where job_later.id = schedule.last_job)
-    and not exists (select 1 from chimpbase.job_wait where job_wait.id = schedule.last_job)
+    and not exists (select 1 from chimpbase.job where job.id = schedule.last_job offset 0)
+    and not exists (select 1 from chimpbase.job_later where job_later.id = schedule.last_job offset 0)
+    and not exists (select 1 from chimpbase.job_wait where job_wait.id = schedule.last_job offset 0)
   limit :max_schedules
   for update skip locked
 ) as free;
@@ -198,9 +198,15 @@ cross join lateral (
 -- Touches: chimpbase.job, job_later and job_wait, since an unfinished job is in one of them.
 select asked.id
 from unnest(:jobs::bigint[]) as asked (id)
-where exists (select 1 from chimpbase.job where job.id = asked.id)
-  or exists (select 1 from chimpbase.job_later where job_later.id = asked.id)
-  or exists (select 1 from chimpbase.job_wait where job_wait.id = asked.id);
+cross join lateral (
+  -- kept apart, so that each job is looked up by its id
+  select 1 from chimpbase.job where job.id = asked.id
+  union all
+  select 1 from chimpbase.job_later where job_later.id = asked.id
+  union all
+  select 1 from chimpbase.job_wait where job_wait.id = asked.id
+  offset 0
+) as unfinished;
 
 -- name: cancel
 -- Cancel these jobs: a waiting one at once, a running one as soon as its process hears of it.
@@ -265,17 +271,21 @@ having count(*) > 0;
 -- Touches: chimpbase.occurrence and, through `enqueue_jobs`, the jobs' tables: neither can exist without the other.
 with planned as (
   select plan.*, schedule.queue, schedule.payload, queue.kind,
-    plan.due_at is not null and not exists (
-      select 1
-      from chimpbase.occurrence
-      where (occurrence.schedule, occurrence.due_at) = (plan.schedule, plan.due_at)
-    ) as fresh
+    plan.due_at is not null and before.due_at is null as fresh
   from unnest(
     :schedules::text[], :due_ats::timestamptz[], :states::text[], :delays::interval[], :next_ats::timestamptz[],
     :waits::boolean[]
   ) as plan (schedule, due_at, state, delay, next_at, waits)
   join chimpbase.schedule on schedule.name = plan.schedule
   join chimpbase.queue on queue.id = schedule.queue
+  left join lateral (
+    -- kept apart, so that each is looked up by its key: the planner would hash all that were ever fired
+    select occurrence.due_at
+    from chimpbase.occurrence
+    where occurrence.schedule = plan.schedule
+      and occurrence.due_at = plan.due_at
+    offset 0
+  ) as before on true
 ),
 owed as (
   select planned.*, case when fresh and state = 'fired' then nextval('chimpbase.job_id') end as job
