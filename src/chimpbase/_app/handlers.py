@@ -31,6 +31,8 @@ from chimpbase._engine.journal import Journal
 #: An activation fails only when the database or the process does; its run's own failures are recorded, not retried.
 _ACTIVATION_RETRY = Retry(max_attempts=20, first=timedelta(seconds=0.2), cap=timedelta(seconds=30))
 
+_OUTCOMES = (Snooze, Cancel, DeadLetter)
+
 
 def queue_spec(definition: Queued) -> QueueSpec:
     """The queue behind a definition."""
@@ -120,6 +122,7 @@ def _handler(
         )
         unit = Unit(db, title=title, transaction=transaction)
         ctx = Ctx(backstage, unit.root, origin)
+        untouched = False
         try:
             if is_async:
                 returned = await function(ctx, payload)
@@ -127,11 +130,13 @@ def _handler(
                 returned = await run_in_child(backstage.crew, backstage, child, ctx, attempt.job.payload)
             else:
                 returned = await in_thread(backstage, function, ctx, (payload,), {})
-            outcome: Outcome = returned if isinstance(returned, Snooze | Cancel | DeadLetter) else None
-            await unit.commit(lambda connection: attempt.settle(connection, outcome))
+            outcome: Outcome = returned if isinstance(returned, _OUTCOMES) else None
+            untouched = unit.end_untouched()
+            if not untouched:
+                await unit.commit(lambda connection: attempt.settle(connection, outcome))
         finally:
             attempt.settled = unit.committed
-            if not unit.committed:
+            if not (untouched or unit.committed):
                 await unit.rollback()
         return outcome
 

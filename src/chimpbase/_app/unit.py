@@ -161,6 +161,13 @@ class Unit:
         if cancelled is not None:
             raise cancelled
 
+    def end_untouched(self) -> bool:
+        """End it if nothing was ever done with it; whether that is so. It spares most jobs a commit of nothing."""
+        if self._connection is not None or self.holdings or self.root.after_commit or self.root.busy:
+            return False
+        self._ended = True
+        return True
+
     async def rollback(self) -> None:
         """Take everything back. Safe at any time, and more than once."""
         self._ended = True

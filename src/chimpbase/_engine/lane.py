@@ -240,7 +240,7 @@ class Lane:
         # slow jobs are believed at once, fast ones by and by: what is held too far ahead is held from others
         weight = 0.5 if mean_s is not None and seconds > mean_s else 0.05
         self._mean_s = seconds if mean_s is None else mean_s + (seconds - mean_s) * weight
-        if self.hot and (self.free or len(self._buffer) * 2 <= self._ahead()):
+        if self.hot and (len(self._buffer) * 2 <= self._ahead() or self.free):
             self._on_hungry()
 
     def _ahead(self) -> int:
