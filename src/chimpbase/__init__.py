@@ -13,12 +13,15 @@ from chimpbase._app.ctx import Ctx
 from chimpbase._app.decorators import action, cron, step, subscribe, worker, workflow
 from chimpbase._app.entries import Entry
 from chimpbase._app.kv_token import KV
+from chimpbase._app.old_run import OldRun
 from chimpbase._app.origin import Job
+from chimpbase._app.run_handle import Handle
+from chimpbase._app.run_views import HistoryEntry, Run
 from chimpbase._app.runtime import Runtime
 from chimpbase._app.sync import SyncCtx
-from chimpbase._app.tokens import Event, Queue, Signal, Stream
-from chimpbase._app.wf import Wf
-from chimpbase._app.workflows import Run
+from chimpbase._app.tokens import Event, Queue, Signal, Stream, Update
+from chimpbase._app.wf import Child, Wf
+from chimpbase._app.wf_waits import Callback
 from chimpbase._core.cron import Cadence, every
 from chimpbase._core.dead_job import DeadJob
 from chimpbase._core.explanation import Explanation
@@ -34,7 +37,9 @@ __all__ = [
     "App",
     "Blueprint",
     "Cadence",
+    "Callback",
     "Cancel",
+    "Child",
     "Ctx",
     "DeadJob",
     "DeadLetter",
@@ -42,9 +47,12 @@ __all__ = [
     "Entry",
     "Event",
     "Explanation",
+    "Handle",
+    "HistoryEntry",
     "Job",
     "Limits",
     "Occurrence",
+    "OldRun",
     "Queue",
     "Rate",
     "Retry",
@@ -56,6 +64,7 @@ __all__ = [
     "Stream",
     "SyncCtx",
     "Unique",
+    "Update",
     "Wf",
     "action",
     "cron",

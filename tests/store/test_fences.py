@@ -110,20 +110,27 @@ async def test_a_process_that_holds_a_job_is_not_forgotten(db: Db) -> None:
 
 async def test_a_run_that_was_taken_over_hears_nothing_from_its_old_holder(db: Db) -> None:
     old, was, new, now = await taken_over(db, "workflow:flow@1")
-    memo = StepMemo(key="s#1", seq=1, kind="step", started_at=datetime.now(UTC), result="1")
-    rest: dict[str, Any] = {"state": "waiting", "due_at": None, "waits": ["go"], "timers": []}
-    end: dict[str, Any] = {"state": "completed", "output": "1", "error": None}
+    at = datetime.now(UTC)
+    memo = StepMemo(key="s#1", seq=1, kind="step", started_at=at, finished_at=at, result="1")
+    rest = runs.Rest(
+        state="waiting", due_at=None, waits=["go"], timers=[], now=at, heard=False, pause=None, view=None, code="c"
+    )
     async with db.acquire() as connection:
         for process, job in ((old, was), (old, now), (new, was)):
-            assert await runs.load_journal(connection, process=process, job=job, run=1) is None
-            entry = runs.Memo(process=process, job=job.id, fence=job.attempt, run=1, step=memo)
-            assert await runs.memo(connection, [entry]) == set()
+            lease = runs.Lease(process, job.id, job.attempt, 1)
+            assert await runs.load_journals(connection, [lease]) == {}
+            assert await runs.memo(connection, [runs.Memo(lease, memo)]) == set()
             assert await consume(connection, process, job) is None
-            assert not await runs.finish(connection, process=process, job=job, run=1, **end)
+            end = runs.Ending(lease, "completed", "1", None, None, "c")
+            assert await runs.finish(connection, [end]) == set()
+            assert await runs.finish_family(connection, end) is None
+            assert not await runs.continue_as(connection, lease, input="1", view=None)
+            assert not await runs.migrate(connection, lease, workflow="flow", version=1, input="1", keys={})
         assert await consume(connection, new, now) == "1"
         await connection.execute("update chimpbase.run set woken = false")
-        assert await runs.suspend(connection, process=old, job=was, run=1, **rest) == (False, False)
-        assert await runs.suspend(connection, process=new, job=now, run=1, **rest) == (True, False)
+        gone, held = runs.Lease(old, was.id, was.attempt, 1), runs.Lease(new, now.id, now.attempt, 1)
+        assert await runs.suspend(connection, gone, rest) == runs.Rested(False, False, None)
+        assert await runs.suspend(connection, held, rest) == runs.Rested(True, False, None)
 
 
 async def test_nobody_takes_a_run_over_while_it_consumes_a_signal(db: Db) -> None:
@@ -139,9 +146,18 @@ async def test_nobody_takes_a_run_over_while_it_consumes_a_signal(db: Db) -> Non
 
 async def consume(connection: Any, process: ProcessId, job: ClaimedJob) -> str | None:
     began = datetime.now(UTC)
-    return await runs.consume(
-        connection, process=process, job=job, run=1, name="go", key="wait:go#1", seq=1, started_at=began
+    taken = await runs.consume(
+        connection,
+        runs.Lease(process, job.id, job.attempt, 1),
+        names=["go"],
+        key="wait:go#1",
+        seq=1,
+        kind="wait",
+        detail=None,
+        started_at=began,
+        finished_at=began,
     )
+    return None if taken is None else taken[1]
 
 
 async def test_a_job_among_others_gets_two_crashes_more_than_one_that_was_alone(

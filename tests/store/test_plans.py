@@ -24,7 +24,9 @@ ENDS = {
     "jobs.put_off": JOBS.put_off,
     "jobs.dead_letter": JOBS.dead_letter,
     "jobs.give_back": JOBS.give_back,
+    "runs.load_journals": RUNS.load_journals,
     "runs.memo": RUNS.memo,
+    "runs.finish": RUNS.finish,
 }
 FILL = """
 insert into chimpbase.job (id, sort, queue, payload)

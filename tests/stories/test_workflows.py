@@ -338,7 +338,7 @@ async def test_a_run_may_be_started_by_the_step_of_another_and_its_end_awaited(
 
     @step
     async def begin(ctx: Ctx, n: int) -> str:
-        return await ctx.workflow.start(child, n)
+        return (await ctx.workflow.start(child, n)).id
 
     @app.workflow("parent")
     async def parent(wf: Wf, n: int) -> str:

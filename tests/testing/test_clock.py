@@ -163,6 +163,9 @@ async def test_a_step_is_tried_again_without_waiting() -> None:
         async with t.transaction() as ctx:
             await ctx.workflow.start(pay, id="p")
         await t.drain()
+        assert (await t.run("p")).status == "sleeping"
+        assert len(tries) == 1
+        await t.advance(timedelta(hours=3))
         assert await t.result("p") == 4
         assert await t.now() - start > timedelta(hours=1)
 

@@ -22,7 +22,7 @@ from chimpbase._core.values import JobId, NewJob, QueueId, QueueSpec, RunStatus
 from chimpbase._engine.engine import Engine
 from chimpbase._pg.coalescer import Coalescer
 from chimpbase._pg.db import Db
-from chimpbase._store import jobs, queues, runs
+from chimpbase._store import jobs, queues, run_queries
 
 
 class Backstage:
@@ -119,7 +119,7 @@ class Backstage:
     async def run_status(self, run: str) -> RunStatus | None:
         """What a run is doing, as far as it is committed; None when there is none."""
         async with self.db.acquire() as connection:
-            return await runs.get(connection, id=run)
+            return await run_queries.get(connection, id=run)
 
     @contextmanager
     def watch(self, run: str) -> Generator[asyncio.Event]:

@@ -50,6 +50,9 @@ class PendingWakes:
         """See `Wakes`."""
         self._streams.update(streams)
 
+    def disturb(self, run: int, *, cancel: bool, reason: str | None = None) -> None:
+        """Nothing: who runs it looks for itself, once a poll."""
+
     def flush(self) -> None:
         """Tell it now. Too early is harmless: whoever wakes finds nothing, and looks again at the next poll."""
         if self._queues or self._streams or self._later_s is not None or self._look:

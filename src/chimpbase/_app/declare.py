@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 
+from chimpbase._app.activations import old_queues
 from chimpbase._app.definitions import Cron, Subscription, Workflow
 from chimpbase._app.handlers import queue_spec
 from chimpbase._app.registry import Queued, Registry
@@ -23,6 +24,8 @@ async def declare(db: Db, registry: Registry) -> dict[str, QueueId]:
     """Declare queues, subscriptions, schedules and workflows; the numbers the database gave to all queues by name."""
     definitions = registry.queued()
     specs = {spec.name: spec for spec in map(queue_spec, definitions)}
+    for name in old_queues(registry):
+        specs.setdefault(name, QueueSpec(name=name, kind="activation", max_attempts=None))
     for name in registry.tokens("queue"):
         specs.setdefault(name, QueueSpec(name=name, kind="job", max_attempts=None))
     async with db.acquire() as connection:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import timedelta
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.decorator_arguments import Keeper, limits_of, slots_of, timeout_of
 from chimpbase._app.definitions import Step, Workflow
+from chimpbase._app.old_run import OldRun
 from chimpbase._app.sync import SyncCtx
 from chimpbase._app.wf import Wf
 from chimpbase._core.limits import Limits
@@ -44,7 +45,16 @@ class StepDecorator(Keeper):
     def step(self, function: Callable[Concatenate[SyncCtx, P], R], /) -> Step[P, R]: ...
     @overload
     def step(
-        self, /, *, name: str | None = None, retry: Retry | None = None, timeout: timedelta | float | None = None
+        self,
+        /,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: timedelta | float | None = None,
+        transaction: bool = True,
+        durable: Literal["each", "lazy"] = "each",
+        on_exhausted: Literal["fail", "pause"] = "fail",
+        was: str | None = None,
     ) -> _DecorateStep: ...
     def step(
         self,
@@ -54,12 +64,20 @@ class StepDecorator(Keeper):
         name: str | None = None,
         retry: Retry | None = None,
         timeout: timedelta | float | None = None,
+        transaction: bool = True,
+        durable: Literal["each", "lazy"] = "each",
+        on_exhausted: Literal["fail", "pause"] = "fail",
+        was: str | None = None,
     ) -> Any:
         """Define a workflow step. What it writes through `ctx` and the memory of its result commit together.
 
         `retry` defaults to three attempts; `timeout` is for one attempt, in seconds if a number. The result must be
         of JSON types. A step that touches nothing but the outside world may run again after a crash, until its result
         is stored.
+
+        With `transaction=False` each verb of ctx commits by itself, for long work; the step is then at least once. With
+        `durable="lazy"` the memory of a cheap step waits for the next one's. With `on_exhausted="pause"` a step that
+        used up its attempts pauses the run instead of failing; resumed, it tries again. `was` is its former name.
 
         Example:
             >>> @step(retry=Retry(max_attempts=5))
@@ -76,6 +94,10 @@ class StepDecorator(Keeper):
                     function=function,
                     retry=retry or _STEP_RETRY,
                     timeout=timeout_of(timeout),
+                    transaction=transaction,
+                    durable=durable,
+                    on_exhausted=on_exhausted,
+                    was=was,
                 )
             )
 
@@ -86,12 +108,19 @@ class WorkflowDecorator(Keeper):
     """`workflow`."""
 
     def workflow(
-        self, name: str, *, version: int = 1, concurrency: int = 100, limits: Limits | None = None
+        self,
+        name: str,
+        *,
+        version: int = 1,
+        concurrency: int = 100,
+        limits: Limits | None = None,
+        migrate: Mapping[int, Callable[[OldRun], None]] | None = None,
     ) -> _DecorateWorkflow:
         """Define a workflow: an async function of `wf` and at most one input, whose runs survive crashes and restarts.
 
         Runs keep to the `version` they started with. `concurrency` is how many activations one process runs at a
-        time, `limits` are for the activations in all processes; a run that sleeps or waits takes no place.
+        time, `limits` are for the activations in all processes; a run that sleeps or waits takes no place. `migrate`
+        moves the runs of older versions to this one, when they next wake: {1: function} is given an `OldRun` to change.
 
         Example:
             >>> @workflow("checkout", version=1)
@@ -110,6 +139,7 @@ class WorkflowDecorator(Keeper):
                     version=version,
                     concurrency=slots_of(concurrency) or 1,
                     limits=limits_of(limits),
+                    migrate=dict(migrate or {}),
                 )
             )
 

@@ -6,11 +6,12 @@ Calling an action, or a step, needs a ctx: `await place_order(ctx, new)` joins t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
 
+from chimpbase._app.old_run import OldRun
 from chimpbase._app.tokens import Event, Queue
 from chimpbase._core.codec import Codec, codec_for
 from chimpbase._core.cron import Cadence
@@ -20,6 +21,7 @@ from chimpbase._core.names import check_name
 from chimpbase._core.parameters import Parameters
 from chimpbase._core.retry import Retry
 from chimpbase._core.values import DAY, ScheduleTerms
+from chimpbase._engine.steps import Policy
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -179,12 +181,25 @@ class Step(Definition, Generic[P, R]):
 
     retry: Retry
     timeout: timedelta | None
+    transaction: bool = True
+    durable: Literal["each", "lazy"] = "each"
+    on_exhausted: Literal["fail", "pause"] = "fail"
+    was: str | None = None
     parameters: Parameters = field(init=False, repr=False)
+    policy: Policy = field(init=False, repr=False)
     kind = "step"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.durable not in ("each", "lazy"):
+            raise UsageError(f'{self.title}: durable must be "each" or "lazy", not {self.durable!r:.40}.')
+        if self.on_exhausted not in ("fail", "pause"):
+            raise UsageError(f'{self.title}: on_exhausted must be "fail" or "pause", not {self.on_exhausted!r:.40}.')
+        if self.was is not None:
+            check_name("step", self.was)
         object.__setattr__(self, "parameters", Parameters.from_function(self.function))
+        policy = Policy(self.retry, self.on_exhausted == "pause", self.durable == "lazy", self.was)
+        object.__setattr__(self, "policy", policy)
 
     def __call__(self, wf: StepRunner, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """In a workflow: the remembered result, or run and remember. With a ctx: run as a part of its transaction."""
@@ -198,6 +213,7 @@ class Workflow(Definition, Generic[T, R]):
     version: int
     concurrency: int
     limits: Limits | None
+    migrate: Mapping[int, Callable[[OldRun], None]] = field(default_factory=dict[int, "Callable[[OldRun], None]"])
     parameters: Parameters = field(init=False, repr=False)
     kind = "workflow"
 
@@ -205,6 +221,8 @@ class Workflow(Definition, Generic[T, R]):
         super().__post_init__()
         if isinstance(self.version, bool) or not 1 <= self.version < 2**31:
             raise UsageError(f"{self.title}: version must be a whole number from 1, not {self.version!r}.")
+        if not all(1 <= old < self.version for old in self.migrate):
+            raise UsageError(f"{self.title}: migrate maps older versions to functions, not {list(self.migrate)}.")
         if not self.is_async:
             raise UsageError(f"{self.title} must be `async def`: it waits. Put blocking work into steps.")
         if self.limits and self.limits.by_key:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any, cast
 
+from chimpbase._app.activations import ACTIVATION_RETRY, activation
 from chimpbase._app.backstage import Backstage
 from chimpbase._app.crew import run_in_child
 from chimpbase._app.ctx import Ctx
@@ -20,16 +20,10 @@ from chimpbase._app.origin import Origin
 from chimpbase._app.queue_names import queue_name
 from chimpbase._app.registry import Queued
 from chimpbase._app.unit import Unit
-from chimpbase._app.wf import Wf
 from chimpbase._core.codec import Codec
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
-from chimpbase._core.retry import Retry
 from chimpbase._core.values import QueueId, QueueSpec
 from chimpbase._engine.attempt import Attempt, Handler, Handling, Outcome
-from chimpbase._engine.journal import Journal
-
-#: An activation fails only when the database or the process does; its run's own failures are recorded, not retried.
-_ACTIVATION_RETRY = Retry(max_attempts=20, first=timedelta(seconds=0.2), cap=timedelta(seconds=30))
 
 _OUTCOMES = (Snooze, Cancel, DeadLetter)
 
@@ -54,7 +48,7 @@ def queue_spec(definition: Queued) -> QueueSpec:
             return QueueSpec(name=name, kind="occurrence", max_attempts=definition.retry.max_attempts)
         case Workflow():
             return QueueSpec(
-                name=name, kind="activation", max_attempts=_ACTIVATION_RETRY.max_attempts, limits=_limits(definition)
+                name=name, kind="activation", max_attempts=ACTIVATION_RETRY.max_attempts, limits=_limits(definition)
             )
 
 
@@ -78,14 +72,14 @@ def handling(backstage: Backstage, definition: Queued, queue: QueueId, *, concur
             reader = OccurrenceReader(definition.payload_codec)
             run = _handler(backstage, definition, reader, f"occurrence of {definition.name!r}", definition.transaction)
         case Workflow():
-            run = _activation(backstage, definition)
+            run = activation(backstage, definition)
             return Handling(
                 queue=queue,
                 name=spec.name,
                 kind=spec.kind,
                 run=run,
                 slots=definition.concurrency,
-                retry=_ACTIVATION_RETRY,
+                retry=ACTIVATION_RETRY,
             )
     if isinstance(definition, Worker) and definition.executor == "process":
         concurrency = os.cpu_count() or 1
@@ -139,30 +133,5 @@ def _handler(
             if not (untouched or unit.committed):
                 await unit.rollback()
         return outcome
-
-    return run
-
-
-def _activation(backstage: Backstage, definition: Workflow[Any, Any]) -> Handler:
-    async def run(attempt: Attempt) -> Outcome:
-        attempt.was_read = True  # what is wrong with a run's input is the run's failure
-        origin = Origin(
-            title=definition.title,
-            name=definition.name,
-            cause=f"workflow:{definition.name}",
-            new_trace=backstage.new_trace,
-            claimed=attempt.job,
-            queue=attempt.queue_name,
-        )
-
-        async def body(journal: Journal) -> str:
-            wf = Wf(backstage, journal, origin)
-            given = definition.input_codec.decode(journal.run.input, subject=f"input of run {journal.run.id!r}")
-            args = (given,) if definition.parameters.items else ()
-            result = await definition.function(wf, *args)
-            return definition.return_codec.encode(result, subject=f"result of run {journal.run.id!r}")
-
-        await backstage.engine.activator.activate(attempt, body)
-        return None
 
     return run

@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
+from chimpbase._app.activations import migrating
 from chimpbase._app.handlers import handling, queue_spec
 from chimpbase._app.replay import replay
 from chimpbase._app.runtime import Program, Runtime
@@ -205,6 +206,7 @@ class RehearsedRuntime(Runtime):
                 queues=[ids[queue_spec(one).name] for one in definitions],
             )
         handlings = [handling(self._stage(), one, ids[queue_spec(one).name], concurrency=1) for one in definitions]
+        handlings += migrating(self._stage(), ids)
         self._crew = _Crew(self.lanes, handlings, process=process, random=self._random)
         self._rooms.push_async_callback(self._crew.leave)
 

@@ -3,115 +3,137 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
 
+from chimpbase._app.activations import code_of
 from chimpbase._app.backstage import Backstage
-from chimpbase._app.definitions import Workflow
-from chimpbase._app.origin import Origin
-from chimpbase._app.wf import Wf
-from chimpbase._core.errors import NotFound, NotRegistered
-from chimpbase._core.retry import Retry
+from chimpbase._app.workflow_code import read_code
+from chimpbase._core.errors import NondeterministicWorkflow, NotFound, NotRegistered
 from chimpbase._core.text import name_and_message
-from chimpbase._core.values import ClaimedJob, JobId, LoadedRun, ProcessId, QueueId
-from chimpbase._engine.journal import Journal, StepBody
+from chimpbase._core.values import JobId, LoadedRun, ProcessId, StepKind
+from chimpbase._engine.journal import Surroundings
+from chimpbase._engine.steps import Steps
+from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
-from chimpbase._store import rehearsal, runs
+from chimpbase._store import run_queries, runs
 
-_NOBODY = ProcessId(0)
-_NO_JOB = ClaimedJob(
-    JobId(0), QueueId(0), 0, 0, 0, 0, False, None, datetime(2000, 1, 1, tzinfo=UTC), "", None, None, None
-)
-#: What a verb waits for that would do something new: it never comes.
-_NEVER = "chimpbase.never"
+_BATCH = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What became of a run's replay: `problem` is why its code cannot go on with it, None when it can."""
+
+    id: str
+    workflow: str
+    version: int
+    problem: str | None
 
 
 async def replay(backstage: Backstage, db: Db, *, id: str) -> list[str]:
     """See `Rehearsal.crash_and_replay`."""
     async with db.acquire() as connection:
-        past = await rehearsal.load_run(connection, id=id)
+        past = await run_queries.load_past(connection, id=id)
     if past is None:
         raise NotFound("run", id)
-    definition = backstage.registry.workflows.get((past.run.workflow, past.run.version))
-    if definition is None:
+    if (past.run.workflow, past.run.version) not in backstage.registry.workflows:
         raise NotRegistered("workflow", f"{past.run.workflow}@{past.run.version}")
-    journal = _Replay(past.run)
-    code = asyncio.ensure_future(_body(backstage, definition, journal))
-    stirred = asyncio.ensure_future(journal.stirred.wait())
-    try:
-        await asyncio.wait({code, stirred}, return_when=asyncio.FIRST_COMPLETED)
-        ending = _ending(code) if code.done() else None
-    finally:
-        stirred.cancel()
-        journal.close()
-        code.cancel()
-        await asyncio.wait({code})
+    journal, ending = await _replayed(backstage, past.run)
+    if isinstance(fault := journal.failure, NondeterministicWorkflow):
+        raise AssertionError(f"Run {id!r} diverges: {fault}") from fault  # noqa: TRY004  # for a test
     _compare(past, journal, ending)
     return journal.met
 
 
-class _Replay(Journal):
-    """Answers with what is written; a verb that would do something new rests for ever instead."""
+async def check(backstage: Backstage, db: Db, *, workflow: str | None) -> list[Verdict]:
+    """Replay every run that has not ended, oldest first."""
+    verdicts: list[Verdict] = []
+    after = 0
+    while True:
+        async with db.acquire() as connection:
+            found = await run_queries.list_in_flight(connection, workflow=workflow, after=after, max_runs=_BATCH)
+        for after, id in found:  # noqa: B007  # the last one is where the next batch begins
+            async with db.acquire() as connection:
+                past = await run_queries.load_past(connection, id=id)
+            if past is not None:
+                verdicts.append(await _judge(backstage, past))
+        if len(found) < _BATCH:
+            return verdicts
 
-    def __init__(self, run: LoadedRun) -> None:
-        super().__init__(run, job=_NO_JOB, process=_NOBODY, ledger=_Sealed(), random=lambda: 0.0, pause=_no_pause)
-        self.met: list[str] = []
-        self.new_steps: list[str] = []
-        self.new_waits: list[str] = []
 
-    async def step(self, name: str, body: StepBody, *, retry: Retry) -> str:
-        if self._is_new(name):
-            await self._stop(name, self.new_steps)
-        return await super().step(name, body, retry=retry)
+async def _judge(backstage: Backstage, past: run_queries.PastRun) -> Verdict:
+    run, known = past.run, backstage.registry.workflows
+    problem: str | None = None
+    if (run.workflow, run.version) not in known:
+        takers = [one for one in known.values() if one.name == run.workflow and run.version in one.migrate]
+        if not takers:
+            problem = f"this code has no version {run.version} of {run.workflow!r}, and no migrate= for it"
+    else:
+        journal, _ = await _replayed(backstage, run)
+        missing = [key for key in journal.orphans() if not journal.around.knows(_name(key))]
+        if isinstance(journal.failure, NondeterministicWorkflow):
+            problem = str(journal.failure)
+        elif missing and not journal.new:
+            problem = f"the code ended without asking for {', '.join(missing[:5])}"
+    return Verdict(id=run.id, workflow=run.workflow, version=run.version, problem=problem)
 
-    async def sleep(self, name: str, *, until: Callable[[datetime], datetime]) -> None:
-        if self._is_new(name):
-            await self._stop(name, self.new_waits)
-        await super().sleep(name, until=until)
 
-    async def wait(self, signal: str, *, timeout: timedelta | None) -> str | None:
-        if self._is_new(f"wait:{signal}"):
-            await self._stop(f"wait:{signal}", self.new_waits)
-        return await super().wait(signal, timeout=timeout)
+async def _replayed(backstage: Backstage, run: LoadedRun) -> tuple[Steps, tuple[str, str] | None]:
+    """The journal after the code went over it, and how the code ended, if it did."""
+    definition = backstage.registry.workflows[run.workflow, run.version]
+    known = read_code(definition.function)
+    around = Surroundings(_Sealed(), lambda: 0.0, _no_pause, known.hash, known.knows, sealed=True)
+    journal = Steps(run, runs.Lease(ProcessId(0), JobId(0), 0, run.number), around)
+    code = asyncio.ensure_future(_begun(code_of(backstage, definition, None, known).body, journal))
+    code.add_done_callback(lambda _code: journal.stirred.set())
+    try:
+        await journal.stirred.wait()
+        ending = _ending(code) if code.done() else None
+    finally:
+        journal.close()
+        for task in (code, *journal.scopes.tasks):
+            task.cancel()
+        await asyncio.wait({code, *journal.scopes.tasks})
+    return journal, ending
 
-    def _is_new(self, name: str) -> bool:
-        self.met.append(self.peek(name))
-        return self.met[-1] not in self.run.steps
 
-    async def _stop(self, name: str, new: list[str]) -> None:
-        new.append(self._key(name))
-        await super().wait(_NEVER, timeout=None)
+async def _begun(body: Callable[[Steps], Awaitable[str]], journal: Steps) -> str:
+    journal.begin()
+    return await body(journal)
 
 
 class _Sealed:
     """A ledger that nothing is written to."""
 
-    async def memo(self, memo: runs.Memo) -> bool:
+    def memo(self, memo: runs.Memo) -> Awaitable[bool]:
         raise AssertionError(f"a replay wrote {memo.step.key}")
 
+    async def atomically(
+        self,
+        act: Callable[[Connection], Awaitable[str]],
+        write: Callable[[Connection, str], Awaitable[None]],
+    ) -> str:
+        raise AssertionError("a replay acted")
+
     async def consume(
-        self, *, process: ProcessId, job: ClaimedJob, run: int, name: str, key: str, seq: int, started_at: datetime
-    ) -> str | None:
+        self,
+        lease: runs.Lease,
+        *,
+        names: list[str],
+        key: str,
+        seq: int,
+        kind: StepKind,
+        detail: str | None,
+        started_at: datetime,
+        finished_at: datetime,
+    ) -> tuple[str, str] | None:
         return None
 
 
 async def _no_pause(_seconds: float) -> None:
     return
-
-
-async def _body(backstage: Backstage, definition: Workflow[object, object], journal: Journal) -> str:
-    origin = Origin(
-        title=definition.title,
-        name=definition.name,
-        cause=f"workflow:{definition.name}",
-        new_trace=backstage.new_trace,
-    )
-    journal.begin()
-    given = definition.input_codec.decode(journal.run.input, subject=f"input of run {journal.run.id!r}")
-    result = await definition.function(
-        Wf(backstage, journal, origin), *((given,) if definition.parameters.items else ())
-    )
-    return definition.return_codec.encode(result, subject=f"result of run {journal.run.id!r}")
 
 
 def _ending(code: asyncio.Future[str]) -> tuple[str, str]:
@@ -120,17 +142,30 @@ def _ending(code: asyncio.Future[str]) -> tuple[str, str]:
     return ("completed", code.result()) if error is None else ("failed", name_and_message(error))
 
 
-def _compare(past: rehearsal.PastRun, journal: _Replay, ending: tuple[str, str] | None) -> None:
+def _name(key: str) -> str:
+    return key[key.rfind("/") + 1 : key.rfind("#")]
+
+
+def _compare(past: run_queries.PastRun, journal: Steps, ending: tuple[str, str] | None) -> None:
     run, met = past.run, set(journal.met)
-    unmet = [key for key in run.steps if key.removesuffix(".timeout") not in met]
+    unmet = [key for key, memo in run.steps.items() if memo.kind not in ("update", "patch") and not _was_met(key, met)]
     if unmet:
         raise AssertionError(
             f"Run {run.id!r} wrote {unmet}, and its code did not come there again; it met {journal.met}."
         )
     ended = past.state in {"completed", "failed"}
-    new = journal.new_steps + journal.new_waits if ended or ending else journal.new_steps
+    new = [key for key in journal.new if key not in run.steps and (ended or ending or not _waits(key))]
     if new and past.state != "running":
         raise AssertionError(f"Run {run.id!r} is {past.state}, and its code went on to {new}, which it never wrote.")
     if ended and ending != (past.state, past.output if past.error is None else past.error):
         was = f"{past.state} with {past.output or past.error}"
         raise AssertionError(f"Run {run.id!r} {was}, and its code now gives {ending}.")
+
+
+def _was_met(key: str, met: set[str]) -> bool:
+    """A timer belongs to the wait that set it, a reply to its update."""
+    return key in met or key.startswith("update#") or key[: key.rfind(".", key.rfind("#"))] in met
+
+
+def _waits(key: str) -> bool:
+    return key[key.rfind("/") + 1 :].partition("#")[0].split(":")[0] in ("wait", "select", "sleep")

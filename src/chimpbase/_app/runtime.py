@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from chimpbase._app.activations import migrating
 from chimpbase._app.backstage import Backstage
 from chimpbase._app.config import read_secrets, read_settings
 from chimpbase._app.crew import Crew
@@ -231,6 +232,7 @@ class Runtime:
                 handling(self._backstage, one, ids[queue_spec(one).name], concurrency=concurrency)
                 for one in definitions
             ]
+            handlings += migrating(self._backstage, ids)
             self._rooms.push_async_callback(self._stop_engine, engine)
             await engine.start(handlings)
         for lost in forgotten(self.app.registry):

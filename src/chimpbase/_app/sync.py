@@ -19,8 +19,9 @@ from chimpbase._app.origin import Job
 from chimpbase._app.pubsub_client import PubSubClient, SyncPubSub
 from chimpbase._app.queue_client import QueueClient, SyncQueue
 from chimpbase._app.stream_client import StreamClient, SyncStream
+from chimpbase._app.sync_workflow import SyncWorkflow
 from chimpbase._app.waiter import Waiter
-from chimpbase._app.workflows import SyncWorkflow, WorkflowClient
+from chimpbase._app.workflows import WorkflowClient
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -15,6 +15,7 @@ from chimpbase._core.errors import UsageError
 from chimpbase._core.names import check_name
 from chimpbase._core.values import INTERNAL_QUEUES
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -135,3 +136,19 @@ class Stream(Token[T]):
 
 def _whole(value: object) -> int:
     return value if isinstance(value, int) else 0
+
+
+class Update(Token[T], Generic[T, R]):
+    """A request to one running workflow, answered by it with a value of `result`.
+
+    Example:
+        >>> set_quantity = Update("set-quantity", int, bool)
+        >>> set_quantity.name
+        'set-quantity'
+    """
+
+    kind = "update"
+
+    def __init__(self, name: str, type: type[T], result: type[R]) -> None:
+        super().__init__(name, type)
+        self.result_codec: Codec[R] = codec_for(result)

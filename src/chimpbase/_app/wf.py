@@ -6,43 +6,82 @@ two verbs the code must do nothing but decide.
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import logging
-from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
-from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+import uuid
+from collections.abc import Generator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, Unpack, cast, overload
 
-from chimpbase._app.ctx import Ctx
-from chimpbase._app.invoke import invoke
+import msgspec
+
 from chimpbase._app.origin import Origin
-from chimpbase._app.tokens import Signal
-from chimpbase._core.codec import Codec
-from chimpbase._core.durations import seconds
-from chimpbase._core.errors import AttemptTimeout, UsageError
-from chimpbase._core.names import check_name
-from chimpbase._core.parameters import Parameters
-from chimpbase._core.retry import Retry
-from chimpbase._engine.journal import Journal, StepBody
+from chimpbase._app.run_options import RunOptions, check_parent_close, read_options
+from chimpbase._app.wf_steps import WfSteps
+from chimpbase._app.wf_waits import Arm, WfWaits
+from chimpbase._core.codec import Codec, codec_for
+from chimpbase._core.errors import PayloadError, WorkflowFailed
+from chimpbase._core.names import check_key, check_name
+from chimpbase._engine.activator import Continued
+from chimpbase._engine.steps import Steps
 from chimpbase._pg.connection import Connection
+from chimpbase._store import run_commands
 
 if TYPE_CHECKING:
     from chimpbase._app.backstage import Backstage
-    from chimpbase._app.definitions import Step
+    from chimpbase._app.definitions import Workflow
 
-P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-_RETRY = Retry(max_attempts=3)
+_any: Codec[Any] = codec_for(Any)
 _log = logging.getLogger("chimpbase.workflow")
 
 
-class Wf:
-    """The durable side of one run. Not to be kept after the workflow returns."""
+class _ChildEnd(msgspec.Struct):
+    state: str
+    output: msgspec.Raw
+    error: str | None
 
-    def __init__(self, backstage: Backstage, journal: Journal, origin: Origin) -> None:
-        self._backstage, self._journal, self._origin = backstage, journal, origin
+
+class Child(Generic[R]):
+    """A run that this one started. `await` it for its result; it can also stand in `wf.select`."""
+
+    def __init__(self, wf: Wf, id: str, codec: Codec[R]) -> None:
+        self._wf, self.id, self._codec = wf, id, codec
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self.result().__await__()
+
+    async def result(self) -> R:
+        """Wait until it ends; its result.
+
+        Raises:
+            WorkflowFailed: it failed or was cancelled.
+        """
+        return cast("R", await self._wf.wait(cast("Any", self)))
+
+    def __chimpbase_arm__(self) -> tuple[Arm[R], str]:
+        """What `wf.wait` and `wf.select` wait for."""
+        return Arm(f"@child:{self.id}", self._read), f"child:{self.id}"
+
+    def _read(self, payload: str | None) -> R:
+        end = msgspec.json.decode(payload or "null", type=_ChildEnd)
+        if end.state != "completed":
+            raise WorkflowFailed(self.id, end.error or end.state, state=end.state)
+        return self._codec.decode(bytes(end.output), subject=f"result of run {self.id!r}")
+
+
+class Wf(WfWaits, WfSteps):
+    """The durable side of one run. Not to be kept after the workflow returns.
+
+    `state` is what others see of the run while it lives: assign any value of JSON types, or change what is there. It is
+    stored whenever the run comes to rest, and made anew by the code in each activation.
+    """
+
+    def __init__(self, backstage: Backstage, journal: Steps, origin: Origin) -> None:
+        super().__init__(journal, backstage.registry.signal)
+        self._backstage, self._origin = backstage, origin
+        self._undo = []
+        self.state: Any = {}
 
     @property
     def id(self) -> str:
@@ -54,93 +93,116 @@ class Wf:
         """When the run was started; the same in every activation."""
         return self._journal.run.started_at
 
-    async def sleep(self, duration: timedelta | float) -> None:
-        """Rest for a time (seconds if a number) from when the run first comes here. Only a row waits meanwhile."""
-        rest = seconds(duration, subject="sleep")
-        await self._journal.sleep("sleep", until=lambda now: now + rest)
+    def now(self) -> datetime:
+        """When the last verb was done: the same in every activation, and free. The database's clock, in UTC."""
+        return self._journal.scopes.time(self._journal.scopes.prefix())
 
-    async def sleep_until(self, instant: datetime) -> None:
-        """Rest until an instant (aware); one that has passed does not rest.
+    def uuid(self) -> uuid.UUID:
+        """A made-up UUID: another one at each use, the same ones in every activation. Free."""
+        return uuid.UUID(bytes=self._journal.unique("uuid", 16), version=4)
 
-        Raises:
-            UsageError: the instant has no time zone.
+    def random(self) -> float:
+        """A number in [0, 1): another one at each use, the same ones in every activation. Free."""
+        return int.from_bytes(self._journal.unique("random", 8)) / 2**64
+
+    def patched(self, id: str) -> bool:
+        """Whether code added as `id` applies: False while a run repeats what it did before the code was added.
+
+        Example:
+            >>> async def ship(wf: Wf, order: int) -> None:
+            ...     if wf.patched("customs"):
+            ...         await declare(wf, order)
+            ...     await send(wf, order)
         """
-        if instant.tzinfo is None:
-            raise UsageError("wf.sleep_until needs an aware datetime: give it a tzinfo, such as timezone.utc.")
-        await self._journal.sleep("sleep", until=lambda _: instant)
+        return self._journal.patched(check_name("patch", id))
 
     @overload
-    async def wait(self, signal: Signal[T], *, timeout: timedelta | float | None = None) -> T | None: ...
+    async def start(
+        self,
+        workflow: Workflow[T, R],
+        input: T = ...,
+        *,
+        id: str | None = None,
+        on_parent_close: str = "cancel",
+        **options: Unpack[RunOptions],
+    ) -> Child[R]: ...
     @overload
-    async def wait(self, signal: str, *, timeout: timedelta | float | None = None) -> Any: ...
-    async def wait(self, signal: Any, *, timeout: timedelta | float | None = None) -> Any:
-        """The next signal of that name, also one sent before; None when `timeout` (seconds if a number) passes first.
+    async def start(
+        self,
+        workflow: str,
+        input: Any = None,
+        *,
+        id: str | None = None,
+        on_parent_close: str = "cancel",
+        **options: Unpack[RunOptions],
+    ) -> Child[Any]: ...
+    async def start(
+        self,
+        workflow: Any,
+        input: Any = None,
+        *,
+        id: str | None = None,
+        on_parent_close: str = "cancel",
+        **options: Unpack[RunOptions],
+    ) -> Child[Any]:
+        """Start a run of another workflow as a child of this one. It ends with it, unless `on_parent_close="abandon"`.
 
         Raises:
-            PayloadError: what was sent does not fit the signal's type.
+            StepFailed: a run with that id exists, or no process has declared the workflow.
+            PayloadError: the input does not fit the workflow's.
         """
-        token = self._backstage.registry.signal(signal)
-        limit = None if timeout is None else seconds(timeout, subject="timeout")
-        text = await self._journal.wait(token.name, timeout=limit)
-        return None if text is None else token.codec.decode(text, subject=f"payload of signal {token.name!r}")
+        registry = self._backstage.registry
+        definition = registry.workflow(workflow)
+        subject, codec = f"input of workflow {definition.name!r}", definition.input_codec
+        if isinstance(workflow, str) and isinstance(input, dict | list):
+            input = codec.convert(input, subject=subject)
+        text = codec.encode(input, subject=subject)
+        journal, run = self._journal, self._journal.run
+        close = check_parent_close(on_parent_close)
+        wait, chosen = read_options(options, parent=run.number, on_parent_close=close)
+        key = journal.scopes.peek(f"start:{definition.name}")
+        round = f"{run.round}/" if run.round > 1 else ""
+        child_id = f"{run.id}/{round}{key.replace('start:', '')}" if id is None else check_key("run id", id)
 
-    async def step(self, name: str, function: Callable[P, Awaitable[R] | R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run any function as a step under a name of its own: async, or plain in a thread. It gets no ctx.
-
-        Raises:
-            StepFailed: it used up its three attempts.
-        """
-        check_name("step", name)
-        codec: Codec[R] = Parameters.from_function(function, skip=0).return_codec
-
-        async def once() -> R:
-            if inspect.iscoroutinefunction(function):
-                return await function(*args, **kwargs)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._backstage.threads, partial(function, *args, **kwargs))  # type: ignore[arg-type]
-
-        async def body(attempt: int, write: Callable[[Connection, str], Awaitable[None]]) -> tuple[str, bool]:
-            del attempt, write  # nothing here opens a transaction that the memo could join
-            return codec.encode(await once(), subject=f"result of step {name!r}"), False
-
-        return codec.decode(await self._journal.step(name, body, retry=_RETRY), subject=f"result of step {name!r}")
-
-    async def run_step(self, step: Step[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
-        """What calling a step with `wf` does."""
-        codec: Codec[R] = step.parameters.return_codec
-        text = await self._journal.step(step.name, self._body(step, codec, args, kwargs), retry=step.retry)
-        return codec.decode(text, subject=f"result of step {step.name!r}")
-
-    def _body(self, step: Step[..., R], codec: Codec[R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepBody:
-        key = f"run:{self.id}/{self._journal.peek(step.name)}"
-
-        async def body(attempt: int, write: Callable[[Connection, str], Awaitable[None]]) -> tuple[str, bool]:
-            origin = Origin(
-                title=f"{step.title} of run {self.id!r}",
-                name=step.name,
-                trace=self._origin.trace,
-                new_trace=self._backstage.new_trace,
-                cause=f"step:{step.name}",
-                idempotency_key=key,
+        async def begin(connection: Connection, _key: str) -> str:
+            journal.has_family = True
+            started = await run_commands.start(
+                connection,
+                workflow=definition.name,
+                version=definition.version,
+                id=child_id,
+                input=text,
+                delay=wait,
+                headers=self._origin.headers(),
+                options=chosen,
             )
-            async with self._backstage.open_unit(origin.title) as unit:
-                ctx = Ctx(self._backstage, unit.root, origin)
-                result = await _within(step.timeout, invoke(self._backstage, step, ctx, args, kwargs))
-                text = codec.encode(result, subject=f"result of step {step.name!r}")
-                opened = unit.opened
-                await unit.commit(lambda connection: write(connection, text))
-            _log.debug("run %s: %s done (attempt %d)", self.id, step.name, attempt)
-            return text, opened
+            queues.append(started.queue)
+            return msgspec.json.encode(child_id).decode()
 
-        return body
+        queues: list[Any] = []
+        made = msgspec.json.decode(await journal.once(f"start:{definition.name}", "child", begin), type=str)
+        if queues:
+            engine = self._backstage.engine
+            engine.later(wait.total_seconds()) if wait else engine.ready(queues)
+        return Child(self, made, registry.result_codec(definition.name, definition.version))
 
+    async def continue_as(self, input: Any = None) -> NoReturn:
+        """Begin anew with another input and an empty journal, under the same id: for a run that goes on for ever.
 
-async def _within(timeout: timedelta | None, work: Awaitable[R]) -> R:
-    limit = asyncio.timeout(timeout.total_seconds() if timeout else None)
-    try:
-        async with limit:
-            return await work
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        raise AttemptTimeout(f"attempt took longer than {timeout}") from error
+        Signals that were not consumed are kept. Never returns.
+        """
+        definition = self._backstage.registry.workflows[self._journal.run.workflow, self._journal.run.version]
+        text = definition.input_codec.encode(input, subject=f"input of workflow {definition.name!r}")
+        if self._journal.closed:
+            await self._journal.never()
+        raise Continued(text)
+
+    def view(self) -> str | None:
+        """The state as JSON text, to be stored."""
+        if self.state == {}:
+            return None
+        try:
+            return _any.encode(self.state, subject="wf.state")
+        except PayloadError as error:
+            _log.error("run %s: its state cannot be stored and is not shown: %s", self.id, error)
+            return None

@@ -1,78 +1,60 @@
-"""The workflow client of ctx: start runs, signal them, look at them."""
+"""The workflow client of ctx: start runs, signal and steer them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 import msgspec
 
-from chimpbase._app.tokens import Signal
-from chimpbase._app.unit import Frame
-from chimpbase._app.waiter import Waiter
+from chimpbase._app.run_handle import Handle
+from chimpbase._app.run_options import RunOptions, read_options
+from chimpbase._app.run_reader import RunReader, id_of
+from chimpbase._app.run_views import Run as Run
+from chimpbase._app.tokens import Signal, Update
+from chimpbase._core.codec import Codec, codec_for
 from chimpbase._core.durations import seconds
-from chimpbase._core.errors import AttemptTimeout, NotFound, WorkflowFailed
+from chimpbase._core.errors import AttemptTimeout, UpdateRefused
 from chimpbase._core.names import check_key
-from chimpbase._core.values import RunState, RunStatus
-from chimpbase._store import runs
+from chimpbase._core.text import scrub
+from chimpbase._store import run_commands, run_queries
 
 if TYPE_CHECKING:
     from chimpbase._app.definitions import Workflow
-    from chimpbase._app.origin import Origin
-    from chimpbase._app.stage import Stage
 
+R = TypeVar("R")
 T = TypeVar("T")
-_FIRST_LOOK_S, _LONGEST_LOOK_S = 0.01, 0.5
+_any: Codec[Any] = codec_for(Any)
+_FIRST_LOOK_S, _LONGEST_LOOK_S = 0.005, 0.25
+_REASON_BYTES = 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What a run is doing. `waits` names the signals it waits for; `wake_at` is when it goes on by itself.
-
-    `input` and `output` are of JSON types. `output` is there when completed, `error` when failed or blocked.
-    """
-
-    id: str
-    workflow: str
-    version: int
-    status: RunState
-    waits: tuple[str, ...]
-    wake_at: datetime | None
-    started_at: datetime
-    finished_at: datetime | None
-    input: Any
-    output: Any
-    error: str | None
-
-
-class WorkflowClient:
-    """Starts and signals runs in the transaction of this call."""
-
-    def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
-        self._backstage, self._frame, self._origin = backstage, frame, origin
+class WorkflowClient(RunReader):
+    """Starts and steers runs in the transaction of this call. A run is given by its id or its handle."""
 
     @overload
     async def start(
         self,
-        workflow: Workflow[T, Any],
+        workflow: Workflow[T, R],
         input: T = ...,
         *,
         id: str | None = None,
-        delay: timedelta | float | None = None,
-    ) -> str: ...
+        **options: Unpack[RunOptions],
+    ) -> Handle[R]: ...
     @overload
     async def start(
-        self, workflow: str, input: Any = None, *, id: str | None = None, delay: timedelta | float | None = None
-    ) -> str: ...
+        self, workflow: str, input: Any = None, *, id: str | None = None, **options: Unpack[RunOptions]
+    ) -> Handle[Any]: ...
     async def start(
-        self, workflow: Any, input: Any = None, *, id: str | None = None, delay: timedelta | float | None = None
-    ) -> str:
-        """Start a run: it exists if and only if this transaction commits. Its id, given or made up.
+        self, workflow: Any, input: Any = None, *, id: str | None = None, **options: Unpack[RunOptions]
+    ) -> Handle[Any]:
+        """Start a run: it exists if and only if this transaction commits. Its id is given or made up.
 
-        By name the highest registered version starts. `delay` is in seconds if a number.
+        By name the highest registered version starts. `delay` is in seconds if a number; of several runs that are ready
+        the lowest `priority` goes first; `attributes` (an object of JSON types) are what it can be found by. If a run
+        with that id exists, `on_conflict="use_existing"` answers with that one, whatever it is doing, and "replace"
+        cancels it at once and starts anew.
 
         Raises:
             AlreadyStarted: a run with that id exists.
@@ -86,10 +68,10 @@ class WorkflowClient:
             input = codec.convert(input, subject=subject)
         text = codec.encode(input, subject=subject)
         run_id = self._backstage.new_id() if id is None else check_key("run id", id)
-        wait = None if delay is None else seconds(delay, subject="delay")
+        wait, chosen = read_options(options)
         engine = self._backstage.engine
         async with self._frame.statement() as connection:
-            queue, _ = await runs.start(
+            started = await run_commands.start(
                 connection,
                 workflow=definition.name,
                 version=definition.version,
@@ -97,17 +79,52 @@ class WorkflowClient:
                 input=text,
                 delay=wait,
                 headers=self._origin.headers(),
+                options=chosen,
             )
-            wait_s = wait.total_seconds() if wait else 0.0
-            self._frame.after_commit.append(lambda: engine.later(wait_s) if wait_s else engine.ready([queue]))
-        return run_id
+            wait_s, queues = (wait.total_seconds() if wait else 0.0), [started.queue, *started.queues]
+            self._frame.after_commit.append(lambda: engine.later(wait_s) if wait_s else engine.ready(queues))
+        return Handle(self, run_id)
+
+    def handle(self, id: str) -> Handle[Any]:
+        """The handle of a run by its id. Asks nothing, so there may be no such run."""
+        return Handle(self, check_key("run id", id))
+
+    async def signal_with_start(
+        self,
+        workflow: Workflow[T, R] | str,
+        input: Any = None,
+        *,
+        id: str,
+        signal: Signal[Any] | str,
+        payload: Any = None,
+        dedupe: str | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Handle[R]:
+        """Start a run unless one with that id exists, and send it a signal, as one.
+
+        Raises:
+            WrongState: the run with that id has ended.
+            PayloadError: the input or the payload does not fit.
+        """
+        options["on_conflict"] = "use_existing"
+        handle = await self.start(cast("Any", workflow), input, id=id, **options)
+        await self.signal(handle, cast("Any", signal), payload, dedupe=dedupe)
+        return handle
 
     @overload
-    async def signal(self, id: str, signal: Signal[T], payload: T) -> None: ...
+    async def signal(
+        self, run: str | Handle[Any], signal: Signal[T], payload: T, *, dedupe: str | None = None
+    ) -> None: ...
     @overload
-    async def signal(self, id: str, signal: str, payload: Any = None) -> None: ...
-    async def signal(self, id: str, signal: Any, payload: Any = None) -> None:
+    async def signal(
+        self, run: str | Handle[Any], signal: str, payload: Any = None, *, dedupe: str | None = None
+    ) -> None: ...
+    async def signal(
+        self, run: str | Handle[Any], signal: Any, payload: Any = None, *, dedupe: str | None = None
+    ) -> None:
         """Send a signal to a run. It is kept until the run waits for it, and each is consumed once, in commit order.
+
+        Of signals to one run with the same `dedupe` key the first counts, for as long as the run is kept.
 
         Raises:
             NotFound: no run with that id.
@@ -116,111 +133,147 @@ class WorkflowClient:
         """
         token = self._backstage.registry.signal(signal)
         text = token.codec.encode(payload, subject=f"payload of signal {token.name!r}")
-        check_key("run id", id)
+        key = None if dedupe is None else check_key("dedupe key", dedupe)
+        id = id_of(run)
         async with self._frame.statement() as connection:
-            queue = await runs.signal(connection, id=id, name=token.name, payload=text)
-            if queue is not None:
-                self._frame.after_commit.append(lambda: self._backstage.engine.ready([queue]))
+            queue = await run_commands.signal(connection, id=id, name=token.name, payload=text, dedupe=key)
+            self._wake(queue)
 
-    async def get(self, id: str) -> Run:
-        """What a run is doing, as this transaction sees it.
+    async def complete(self, token: str, value: Any = None) -> None:
+        """Complete a callback with a value of JSON types. Once: a second time changes nothing.
 
         Raises:
-            NotFound: no run with that id.
+            NotFound: nobody made that token.
+            WrongState: the run has ended.
         """
-        check_key("run id", id)
+        text = _any.encode(value, subject="value of the callback")
+        check_key("callback token", token)
         async with self._frame.statement() as connection:
-            status = await runs.get(connection, id=id)
-        return _run(id, status)
+            self._wake(await run_commands.complete(connection, token=token, payload=text))
 
-    async def result(self, id: str, *, timeout: timedelta | float | None = None) -> Any:
-        """Wait until a run ends; its result. Sees only what is committed, so never await a run started in this call.
+    async def update(
+        self,
+        run: str | Handle[Any],
+        update: Update[T, R],
+        payload: T,
+        *,
+        timeout: timedelta | float | None = None,
+    ) -> R:
+        """Ask a running workflow to change something; what its handler answers. In a transaction of its own.
 
-        `timeout` is in seconds if a number; None waits for as long as it takes.
+        It is answered when the workflow next waits. `timeout` is in seconds if a number; the update stands anyway.
 
         Raises:
+            UpdateRefused: its validator or handler raised.
             NotFound: no run with that id.
-            WorkflowFailed: it failed, or is blocked.
-            AttemptTimeout: it has not ended in time.
+            WrongState: the run has ended.
+            AttemptTimeout: it has not answered in time.
         """
-        check_key("run id", id)
+        text = update.codec.encode(payload, subject=f"payload of update {update.name!r}")
+        id, request = id_of(run), self._backstage.new_id()
         limit_s = None if timeout is None else seconds(timeout, subject="timeout").total_seconds()
-        with self._backstage.watch(id) as ended:
-            try:
-                async with asyncio.timeout(limit_s):
-                    status = await self._ended(id, ended)
-            except TimeoutError as error:
-                raise AttemptTimeout(f"run {id!r} has not ended within {limit_s:g} s") from error
-        if status.error is not None:
-            raise WorkflowFailed(id, status.error)
-        codec = self._backstage.registry.result_codec(status.workflow, status.version)
-        return codec.decode(status.output or "null", subject=f"result of run {id!r}")
+        message = msgspec.json.encode({"id": request, "name": update.name, "value": msgspec.Raw(text.encode())})
+        name = f"@update:{update.name}"
+        async with self._backstage.unit(f"update {update.name!r}") as unit, unit.root.statement() as connection:
+            queue = await run_commands.signal(connection, id=id, name=name, payload=message.decode())
+        if queue is not None:
+            self._backstage.engine.ready([queue])
+        try:
+            async with asyncio.timeout(limit_s):
+                result, error = await self._reply(request, id)
+        except TimeoutError as late:
+            raise AttemptTimeout(f"run {id!r} has not answered within {limit_s:g} s") from late
+        if error is not None:
+            raise UpdateRefused(id, update.name, error)
+        return update.result_codec.decode(result or "null", subject=f"result of update {update.name!r}")
 
-    async def _ended(self, id: str, ended: asyncio.Event) -> RunStatus:
+    async def cancel(self, run: str | Handle[Any], reason: str = "cancelled by hand", *, force: bool = False) -> None:
+        """Cancel a run: its code gets `asyncio.CancelledError` where it is, may clean up in `wf.shield`, and what it
+        noted with `wf.undo` is undone. Its children are cancelled with it. With `force` it ends at once, unheard.
+
+        Raises:
+            NotFound: no run with that id.
+            WrongState: it has ended.
+        """
+        id = id_of(run)
+        async with self._frame.statement() as connection:
+            text = scrub(str(reason), limit_bytes=_REASON_BYTES)
+            number, queues = await run_commands.cancel(connection, id=id, reason=text, force=bool(force))
+            engine = self._backstage.engine
+            self._frame.after_commit.append(lambda: engine.ready(queues))
+            self._frame.after_commit.append(lambda: engine.disturb(number, cancel=True, reason=text))
+
+    async def pause(self, run: str | Handle[Any]) -> None:
+        """Let a run begin nothing new until it is resumed; a step that runs may end. Signals are kept meanwhile.
+
+        Raises:
+            NotFound: no run with that id.
+            WrongState: it has ended, or is blocked.
+        """
+        id = id_of(run)
+        async with self._frame.statement() as connection:
+            number, _ = await run_commands.pause(connection, id=id, pause=True)
+            engine = self._backstage.engine
+            self._frame.after_commit.append(lambda: engine.disturb(number, cancel=False))
+
+    async def resume(self, run: str | Handle[Any]) -> None:
+        """Let a paused run go on; a step that had used up its attempts gets them anew.
+
+        Raises:
+            NotFound: no run with that id.
+            WrongState: it has ended, or is blocked.
+        """
+        async with self._frame.statement() as connection:
+            _, queue = await run_commands.pause(connection, id=id_of(run), pause=False)
+            self._wake(queue)
+
+    async def retry(self, run: str | Handle[Any]) -> None:
+        """Let a blocked run go on with the code as it is now, or a failed one repeat the step that failed.
+
+        Raises:
+            NotFound: no run with that id.
+            WrongState: it is neither blocked nor failed.
+        """
+        async with self._frame.statement() as connection:
+            self._wake((await run_commands.rewind(connection, id=id_of(run), step=None))[1])
+
+    async def rewind(self, run: str | Handle[Any], *, to: str) -> None:
+        """Do everything from a step on once more (`charge#1`; see `history`). What those steps did is not taken back.
+
+        Raises:
+            NotFound: no such run, or it has done no such step.
+        """
+        id, step = id_of(run), check_key("step", to)
+        async with self._frame.statement() as connection:
+            self._wake((await run_commands.rewind(connection, id=id, step=step))[1])
+
+    async def fork(self, run: str | Handle[R], *, at: str, id: str | None = None) -> Handle[R]:
+        """Start another run with the same input and all that this one had done before a step. This one is left alone.
+
+        Raises:
+            NotFound: no such run, or it has done no such step.
+            AlreadyStarted: a run with the new id exists.
+        """
+        fork = self._backstage.new_id() if id is None else check_key("run id", id)
+        old, step = id_of(run), check_key("step", at)
+        async with self._frame.statement() as connection:
+            self._wake(await run_commands.fork(connection, id=old, step=step, fork=fork))
+        return Handle(self, fork)
+
+    def _wake(self, queue: Any) -> None:
+        if queue is not None:
+            engine = self._backstage.engine
+            self._frame.after_commit.append(lambda: engine.ready([queue]))
+
+    async def _reply(self, request: str, run: str) -> tuple[str | None, str | None]:
         look_s = _FIRST_LOOK_S
         while True:
-            ended.clear()
-            status = await self._backstage.run_status(id)
-            if status is None:
-                raise NotFound("run", id)
-            if status.finished_at is not None or status.state == "blocked":
-                return status
-            try:
-                async with asyncio.timeout(look_s):
-                    await ended.wait()
-            except TimeoutError:
-                look_s = min(_LONGEST_LOOK_S, look_s * 2)
-
-
-def _run(id: str, status: RunStatus | None) -> Run:
-    if status is None:
-        raise NotFound("run", id)
-    return Run(
-        id=status.id,
-        workflow=status.workflow,
-        version=status.version,
-        status=status.state,
-        waits=status.waits,
-        wake_at=status.wake_at,
-        started_at=status.started_at,
-        finished_at=status.finished_at,
-        input=msgspec.json.decode(status.input),
-        output=None if status.output is None else msgspec.json.decode(status.output),
-        error=status.error,
-    )
-
-
-class SyncWorkflow:
-    """The blocking face of `WorkflowClient`, whose verbs mean the same."""
-
-    def __init__(self, client: Callable[[], WorkflowClient], wait: Waiter) -> None:
-        self._client, self._wait = client, wait
-
-    @overload
-    def start(
-        self,
-        workflow: Workflow[T, Any],
-        input: T = ...,
-        *,
-        id: str | None = None,
-        delay: timedelta | float | None = None,
-    ) -> str: ...
-    @overload
-    def start(
-        self, workflow: str, input: Any = None, *, id: str | None = None, delay: timedelta | float | None = None
-    ) -> str: ...
-    def start(self, workflow: Any, input: Any = None, **options: Any) -> str:
-        return self._wait(self._client().start(workflow, input, **options))
-
-    @overload
-    def signal(self, id: str, signal: Signal[T], payload: T) -> None: ...
-    @overload
-    def signal(self, id: str, signal: str, payload: Any = None) -> None: ...
-    def signal(self, id: str, signal: Any, payload: Any = None) -> None:
-        self._wait(self._client().signal(id, signal, payload))
-
-    def get(self, id: str) -> Run:
-        return self._wait(self._client().get(id))
-
-    def result(self, id: str, *, timeout: timedelta | float | None = None) -> Any:
-        return self._wait(self._client().result(id, timeout=timeout))
+            async with self._backstage.unit("reply of an update") as unit, unit.root.statement() as connection:
+                reply = await run_queries.find_reply(connection, id=request)
+                status = None if reply else await run_queries.get(connection, id=run)
+            if reply is not None:
+                return reply
+            if status is None or status.finished_at is not None:
+                return None, f"the run ended as {status.state if status else 'nothing'} before it answered"
+            await asyncio.sleep(look_s)
+            look_s = min(_LONGEST_LOOK_S, look_s * 2)

@@ -36,6 +36,7 @@
         ├── LeaseLost
         ├── ProcessLost
         ├── StepFailed
+        ├── UpdateRefused
         ├── WorkflowFailed
         └── NondeterministicWorkflow
 
@@ -301,12 +302,21 @@ class StepFailed(AttemptError):
         super().__init__(message)
 
 
-class WorkflowFailed(AttemptError):
-    """The run awaited for ended as failed; `id` is the run's id, `reason` its recorded error."""
+class UpdateRefused(AttemptError):
+    """A running workflow refused an update, or failed while it applied it; `update` is the update's name."""
 
-    def __init__(self, id: str, reason: str) -> None:
-        self.id, self.reason = id, reason
-        super().__init__(f"Workflow run {id!r} failed: {reason}")
+    def __init__(self, id: str, update: str, reason: str) -> None:
+        self.id, self.update, self.reason = id, update, reason
+        super().__init__(f"Run {id!r} refused update {update!r}: {reason}")
+
+
+class WorkflowFailed(AttemptError):
+    """The run awaited for did not complete; `id` is the run's id, `reason` its recorded error, `state` how it ended."""
+
+    def __init__(self, id: str, reason: str, *, state: str = "failed") -> None:
+        self.id, self.reason, self.state = id, reason, state
+        verb = {"blocked": "is blocked", "cancelled": "was cancelled"}.get(state, "failed")
+        super().__init__(f"Workflow run {id!r} {verb}: {reason}")
 
 
 class NondeterministicWorkflow(AttemptError):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
-from typing import Literal, NewType
+from typing import Any, Literal, NewType
 
 import msgspec
 
@@ -14,8 +14,10 @@ ProcessId = NewType("ProcessId", int)
 QueueId = NewType("QueueId", int)
 
 QueueKind = Literal["job", "delivery", "occurrence", "activation"]
-RunState = Literal["running", "sleeping", "waiting", "completed", "failed", "blocked"]
-StepKind = Literal["step", "sleep", "wait"]
+RunState = Literal["running", "sleeping", "waiting", "paused", "completed", "failed", "cancelled", "blocked"]
+StepKind = Literal["step", "retry", "sleep", "wait", "child", "callback", "update", "patch", "cancelled"]
+OnParentClose = Literal["cancel", "abandon"]
+OnConflict = Literal["fail", "use_existing", "replace"]
 Misfire = Literal["skip", "last", "all"]
 Overlap = Literal["allow", "skip", "queue", "cancel_previous"]
 OccurrenceState = Literal["fired", "waiting", "skipped"]
@@ -32,7 +34,7 @@ INTERNAL_QUEUES: Mapping[QueueKind, str] = {
 DAY = timedelta(days=1)
 
 #: Where a run can rest for good.
-ENDED_STATES: frozenset[RunState] = frozenset({"completed", "failed", "blocked"})
+ENDED_STATES: frozenset[RunState] = frozenset({"completed", "failed", "cancelled", "blocked"})
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -166,17 +168,26 @@ class DueSchedule:
     now: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepMemo:
-    """One row of a run's journal. A step has `result` or `error`; a timed-out wait has neither."""
+class StepMemo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One row of a run's journal. A step has `result` or `error`; a wait that timed out has neither.
+
+    `digest` is a hash of the arguments; `detail` the arguments themselves when they are short, and for a wait the name
+    of what ended it. One is made for each step that runs: a struct costs a tenth of a frozen dataclass.
+    """
 
     key: str
     seq: int
     kind: StepKind
     attempt: int = 1
+    digest: int | None = None
     started_at: datetime
+    finished_at: datetime
+    detail: str | None = None
     result: str | None = None
     error: str | None = None
+
+
+_MEMO = StepMemo.__struct_fields__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,12 +202,28 @@ class LoadedRun:
     started_at: datetime
     now: datetime
     headers: str | None
+    seed: str = ""
+    round: int = 1
+    parent: int | None = None
+    code: str | None = None
+    cancel_reason: str | None = None
+    paused: bool = False
     steps: Mapping[str, StepMemo] = field(default_factory=dict[str, StepMemo])
+
+    @classmethod
+    def from_row(cls, row: Any) -> LoadedRun:
+        """A row of a run, with its steps as rows in `steps`."""
+        names = [one.name for one in fields(cls) if one.name != "steps"]
+        steps = {step["key"]: StepMemo(**{name: step[name] for name in _MEMO}) for step in row["steps"]}
+        return cls(**{name: row[name] for name in names}, steps=steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
-    """What anybody may ask of a run. `output` is JSON text, present when completed; `error` when failed or blocked."""
+    """What anybody may ask of a run. `output` is JSON text, present when completed; `error` when it did not go well.
+
+    `view` is what its code last showed as its state; `capable` how many live processes can run it.
+    """
 
     id: str
     workflow: str
@@ -209,6 +236,12 @@ class RunStatus:
     input: str
     output: str | None
     error: str | None
+    view: str | None = None
+    attributes: str | None = None
+    parent: str | None = None
+    round: int = 1
+    cancel_reason: str | None = None
+    capable: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,7 +94,14 @@ class Engine:
         self._promoter = Promoter(db, on_ready=self.ready, random=random)
         self._holdings: set[tuple[JobId, int]] = set()
         self._finisher = Finisher(db, process=self._current, holdings=self._holdings, random=random)
-        self.activator = Activator(db, random=random, on_later=self.later, on_ended=self._tell_ended)
+        self.activator = Activator(
+            db,
+            random=random,
+            on_later=self.later,
+            on_ready=self.ready,
+            on_ended=self._tell_ended,
+            watch_s=pace.poll.total_seconds(),
+        )
 
     # What the application tells the engine
 
@@ -139,6 +146,12 @@ class Engine:
         self._look_here()
         if self._bell is not None:
             self._bell.ring(_LOOK)
+
+    def disturb(self, run: int, *, cancel: bool, reason: str | None = None) -> None:
+        """A run is to be cancelled or paused, as is committed by now: if it is active somewhere, its code hears it."""
+        self.activator.disturb(run, cancel=cancel, reason=reason)
+        if self._bell is not None:
+            self._bell.ring(f"{'cancel' if cancel else 'pause'}:{run}")
 
     def watch_ended(self, callback: Callable[[str], None]) -> Callable[[], None]:
         """Hear the id of every run that ends in this process; call the answer to stop hearing."""
@@ -302,6 +315,9 @@ class Engine:
         if self._claimer is not None:
             self._claimer.ready(QueueId(int(queue)) for queue in words if queue.isdigit())
         self.tails.appended(int(word[1:]) for word in words if word[:1] == "s" and word[1:].isdigit())
+        for verb, _, run in (word.partition(":") for word in words):
+            if verb in ("cancel", "pause") and run.isdigit():
+                self.activator.disturb(int(run), cancel=verb == "cancel")
 
     def _look_here(self) -> None:
         if self._lookout is not None:

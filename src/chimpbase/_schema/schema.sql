@@ -8,6 +8,15 @@ create sequence chimpbase.kv_cache_version as bigint cache 1000;
 
 create sequence chimpbase.kv_version as bigint;
 
+create table chimpbase.callback (
+  token text not null,
+  run bigint not null,
+  key text not null,
+  completed_at timestamp with time zone,
+  constraint callback_pkey PRIMARY KEY (token)
+);
+CREATE INDEX callback_run ON chimpbase.callback USING btree (run);
+
 create table chimpbase.consumer (
   id integer not null generated always as identity,
   name text not null,
@@ -356,6 +365,16 @@ create table chimpbase.queue (
 );
 comment on column chimpbase.queue.retention is 'How long finished jobs are kept; null keeps none.';
 
+create table chimpbase.reply (
+  id text not null,
+  run bigint not null,
+  result text,
+  error text,
+  replied_at timestamp with time zone not null default chimpbase.clock(),
+  constraint reply_pkey PRIMARY KEY (id)
+);
+CREATE INDEX reply_run ON chimpbase.reply USING btree (run);
+
 create table chimpbase.run (
   number bigint not null generated always as identity,
   id text not null,
@@ -367,20 +386,32 @@ create table chimpbase.run (
   woken boolean not null default false,
   waits text[],
   wake_at timestamp with time zone,
+  paused_at timestamp with time zone,
+  cancel_reason text,
+  parent bigint,
+  on_parent_close text,
+  round integer not null default 1,
+  seed text,
+  code text,
   input text not null,
   output text,
   error text,
+  view text,
+  attributes jsonb,
   headers text,
   started_at timestamp with time zone not null default chimpbase.clock(),
   finished_at timestamp with time zone,
   constraint run_pkey PRIMARY KEY (number),
   constraint run_id_key UNIQUE (id),
-  constraint run_state_check CHECK ((state = ANY (ARRAY['running'::text, 'sleeping'::text, 'waiting'::text, 'completed'::text, 'failed'::text, 'blocked'::text])))
+  constraint run_on_parent_close_check CHECK ((on_parent_close = ANY (ARRAY['cancel'::text, 'abandon'::text]))),
+  constraint run_state_check CHECK ((state = ANY (ARRAY['running'::text, 'sleeping'::text, 'waiting'::text, 'paused'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'blocked'::text])))
 ) with (
   fillfactor=60,
   autovacuum_vacuum_scale_factor=0.02,
   autovacuum_vacuum_cost_delay=0
 );
+CREATE INDEX run_attributes ON chimpbase.run USING gin (attributes jsonb_path_ops) WHERE (attributes IS NOT NULL);
+CREATE INDEX run_parent ON chimpbase.run USING btree (parent) WHERE (parent IS NOT NULL);
 
 create table chimpbase.schedule (
   name text not null,
@@ -426,18 +457,26 @@ create table chimpbase.signal (
 );
 CREATE INDEX signal_run ON chimpbase.signal USING btree (run, name, id);
 
+create table chimpbase.signal_key (
+  run bigint not null,
+  key text not null,
+  constraint signal_key_pkey PRIMARY KEY (run, key)
+);
+
 create table chimpbase.step (
   run bigint not null,
   key text not null,
   seq integer not null,
   kind text not null,
   attempt integer not null default 1,
+  digest bigint,
   started_at timestamp with time zone not null,
   finished_at timestamp with time zone not null default chimpbase.clock(),
+  detail text,
   result text,
   error text,
   constraint step_pkey PRIMARY KEY (run, key),
-  constraint step_kind_check CHECK ((kind = ANY (ARRAY['step'::text, 'sleep'::text, 'wait'::text])))
+  constraint step_kind_check CHECK ((kind = ANY (ARRAY['step'::text, 'retry'::text, 'sleep'::text, 'wait'::text, 'child'::text, 'callback'::text, 'update'::text, 'patch'::text, 'cancelled'::text])))
 );
 
 create table chimpbase.stream (
@@ -651,6 +690,21 @@ exception when others then
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.ask_to_cancel(run chimpbase.run, reason text)
+ RETURNS integer[]
+ LANGUAGE plpgsql
+AS $function$
+begin
+  if run.state = 'blocked' then
+    perform chimpbase.drop_activation(run.job);
+    return chimpbase.close_run(run, 'cancelled', null, reason);
+  end if;
+  update chimpbase.run r set cancel_reason = coalesce(r.cancel_reason, reason), paused_at = null
+  where r.number = ask_to_cancel.run.number;
+  return array_remove(array[chimpbase.wake_run(run.number)], null);
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.cancel(job bigint, options jsonb DEFAULT '{}'::jsonb)
  RETURNS text
  LANGUAGE plpgsql
@@ -757,6 +811,30 @@ AS $function$
   select jsonb_build_object('attempt', attempt, 'error', 'Cancelled', 'message', coalesce(reason, 'no reason given'))
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.cancel_run(id text, reason text, force boolean, OUT queues integer[], OUT number bigint, OUT refused text, OUT state text)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  run chimpbase.run := chimpbase.lock_run(id);
+begin
+  if run.number is null then
+    refused := 'CB005';
+  elsif run.finished_at is not null then
+    refused := 'CB004';
+    state := run.state;
+  else
+    number := run.number;
+    if force then
+      perform chimpbase.drop_activation(run.job);
+      queues := chimpbase.close_run(run, 'cancelled', null, reason);
+    else
+      queues := chimpbase.ask_to_cancel(run, reason);
+    end if;
+  end if;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.check_asked(options jsonb)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -830,6 +908,39 @@ AS $function$
     + coalesce(nullif(current_setting('chimpbase.clock_shift', true), ''), '0')::interval
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.close_run(run chimpbase.run, state text, output text, error text)
+ RETURNS integer[]
+ LANGUAGE plpgsql
+AS $function$
+declare
+  above chimpbase.run;
+  child chimpbase.run;
+  queues int[];
+begin
+  update chimpbase.run r
+  set state = close_run.state, output = close_run.output, error = close_run.error, finished_at = chimpbase.clock(),
+      waits = null, wake_at = null, paused_at = null
+  where r.number = close_run.run.number;
+  if run.parent is not null then
+    select r.* into above from chimpbase.run r where r.number = close_run.run.parent;
+    if above.finished_at is null then
+      queues := queues || chimpbase.put_signal(above, '@child:' || run.id, format(
+        '{"state":%s,"output":%s,"error":%s}', to_json(state), coalesce(output, 'null'),
+        coalesce(to_json(error)::text, 'null')));
+    end if;
+  end if;
+  for child in
+    select r.* from chimpbase.run r
+    where r.parent = close_run.run.number and r.on_parent_close = 'cancel' and r.finished_at is null
+    order by r.number
+    for update
+  loop
+    queues := queues || chimpbase.ask_to_cancel(child, 'its parent ended as ' || state);
+  end loop;
+  return array_remove(queues, null);
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.committed_snapshot()
  RETURNS pg_snapshot
  LANGUAGE plpgsql
@@ -846,6 +957,33 @@ begin
   select string_agg(xid::text, ',' order by xid) into others
   from (select mine as xid union select pg_snapshot_xip(now)) as running;
   return (least(mine, pg_snapshot_xmin(now))::text || ':' || pg_snapshot_xmax(now)::text || ':' || others)::pg_snapshot;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.complete_callback(token text, payload text, OUT queue integer, OUT refused text, OUT state text)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  run chimpbase.run;
+begin
+  select r.* into run from chimpbase.run r
+  where r.number = (select c.run from chimpbase.callback c where c.token = complete_callback.token) for update;
+  if not found then
+    refused := 'CB008';
+    return;
+  end if;
+  update chimpbase.callback c set completed_at = chimpbase.clock()
+  where c.token = complete_callback.token and c.completed_at is null;
+  if not found then
+    return;
+  end if;
+  if run.finished_at is not null then
+    refused := 'CB004';
+    state := run.state;
+    return;
+  end if;
+  queue := chimpbase.put_signal(run, '@callback:' || token, payload);
 end
 $function$;
 
@@ -918,6 +1056,15 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.drop_activation(job bigint)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+  delete from chimpbase.job j where j.id = drop_activation.job;
+  delete from chimpbase.job_later j where j.id = drop_activation.job;
+  delete from chimpbase.job_dead j where j.id = drop_activation.job;
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.drop_history(day date)
  RETURNS void
  LANGUAGE plpgsql
@@ -951,6 +1098,32 @@ CREATE OR REPLACE FUNCTION chimpbase.duration_option(options jsonb, name text)
  IMMUTABLE
 AS $function$
   select make_interval(secs => chimpbase.number_option(options, name, 0, 315619200))
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.end_run(run bigint, job bigint, process bigint, attempt integer, state text, output text, error text, view text, code text, OUT held boolean, OUT queues integer[])
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  known chimpbase.run;
+begin
+  select * into known from chimpbase.lock_run((select r.id from chimpbase.run r where r.number = end_run.run));
+  with gone as (
+    delete from chimpbase.job j
+    where j.id = end_run.job and j.process = end_run.process and j.attempt = end_run.attempt and j.id = known.job
+    returning j.*
+  )
+  insert into chimpbase.job_done (
+    id, finished_at, enqueued_at, claimed_at, process, queue, attempt, key, crashes, outcome, payload, headers, errors)
+  select gone.id, chimpbase.clock(), gone.enqueued_at, gone.claimed_at, gone.process, gone.queue, gone.attempt,
+    gone.key, gone.crashes, 'completed', gone.payload, gone.headers, gone.errors
+  from gone;
+  held := found;
+  if held then
+    update chimpbase.run r set view = coalesce(end_run.view, r.view), code = end_run.code where r.number = known.number;
+    queues := chimpbase.close_run(known, state, output, error);
+  end if;
+end
 $function$;
 
 CREATE OR REPLACE FUNCTION chimpbase.enqueue(queue text, payload jsonb, options jsonb DEFAULT '{}'::jsonb)
@@ -1236,6 +1409,44 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.fork_run(id text, step text, fork text, OUT queue integer, OUT refused text)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  run chimpbase.run;
+  since int;
+  activation bigint := nextval('chimpbase.job_id');
+  run_number bigint;
+begin
+  select r.* into run from chimpbase.run r where r.id = fork_run.id;
+  if not found then
+    refused := 'CB005';
+    return;
+  end if;
+  select s.seq into since from chimpbase.step s where s.run = run.number and s.key = fork_run.step;
+  if not found then
+    refused := 'CB008';
+    return;
+  end if;
+  insert into chimpbase.run (id, workflow, version, queue, job, input, headers, attributes, seed, round)
+  values (fork, run.workflow, run.version, run.queue, activation, run.input, run.headers, run.attributes,
+    coalesce(run.seed, run.id), run.round)
+  on conflict on constraint run_id_key do nothing
+  returning number into run_number;
+  if not found then
+    refused := 'CB003';
+    return;
+  end if;
+  insert into chimpbase.step (run, key, seq, kind, attempt, digest, started_at, finished_at, detail, result, error)
+  select run_number, s.key, s.seq, s.kind, s.attempt, s.digest, s.started_at, s.finished_at, s.detail, s.result, s.error
+  from chimpbase.step s where s.run = run.number and s.seq < since;
+  insert into chimpbase.job (id, sort, queue, payload, headers)
+  values (activation, activation, run.queue, run_number::text, run.headers);
+  queue := run.queue;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.gate_opens_at(gate chimpbase.gate)
  RETURNS timestamp with time zone
  LANGUAGE sql
@@ -1431,6 +1642,20 @@ AS $function$
   select jsonb_strip_nulls(gate.declared || gate.override)
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.lock_run(id text)
+ RETURNS chimpbase.run
+ LANGUAGE plpgsql
+AS $function$
+declare
+  run chimpbase.run;
+begin
+  perform 1 from chimpbase.run p
+  where p.number = (select r.parent from chimpbase.run r where r.id = lock_run.id) for update;
+  select r.* into run from chimpbase.run r where r.id = lock_run.id for update;
+  return run;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.number_option(options jsonb, name text, low double precision, high double precision)
  RETURNS double precision
  LANGUAGE plpgsql
@@ -1577,6 +1802,37 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.pause_run(id text, pause boolean, OUT queue integer, OUT number bigint, OUT refused text, OUT state text)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  run chimpbase.run;
+begin
+  select r.* into run from chimpbase.run r where r.id = pause_run.id for update;
+  if not found then
+    refused := 'CB005';
+    return;
+  end if;
+  number := run.number;
+  if run.finished_at is not null or run.state = 'blocked' then
+    refused := 'CB004';
+    state := run.state;
+  elsif pause and run.paused_at is null then
+    update chimpbase.job_later l set due_at = 'infinity' where l.id = run.job;
+    update chimpbase.run r
+    set paused_at = chimpbase.clock(),
+        state = case when found then 'paused' else r.state end,
+        woken = r.woken or exists (
+          select from chimpbase.signal s where s.run = r.number and s.name = any (r.waits))
+    where r.number = run.number;
+  elsif not pause and run.paused_at is not null then
+    update chimpbase.run r set paused_at = null, error = null where r.number = run.number;
+    queue := chimpbase.wake_run(run.number);
+  end if;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.publish(topic text, payload jsonb, options jsonb DEFAULT '{}'::jsonb)
  RETURNS bigint
  LANGUAGE plpgsql
@@ -1605,6 +1861,20 @@ begin
       queues, array_fill(publish_event.payload, array[cardinality(queues)]), '{}', '{}', '{}', '{}',
       array_fill(caused, array[cardinality(queues)]), '{}', '{}');
   end if;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.put_signal(run chimpbase.run, name text, payload text)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+begin
+  insert into chimpbase.signal (run, name, payload) values (put_signal.run.number, put_signal.name, put_signal.payload);
+  if run.paused_at is null and run.waits is not null and put_signal.name = any (run.waits) then
+    return chimpbase.wake_run(run.number);
+  end if;
+  update chimpbase.run r set woken = true where r.number = put_signal.run.number and not r.woken;
+  return null;
 end
 $function$;
 
@@ -1771,6 +2041,24 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.restart_run(run chimpbase.run)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare
+  activation bigint := nextval('chimpbase.job_id');
+begin
+  perform chimpbase.drop_activation(run.job);
+  insert into chimpbase.job (id, sort, queue, payload, headers)
+  values (activation, activation, run.queue, run.number::text, run.headers);
+  update chimpbase.run r
+  set job = activation, state = 'running', woken = false, waits = null, wake_at = null, paused_at = null,
+      cancel_reason = null, output = null, error = null, finished_at = null, code = null
+  where r.number = restart_run.run.number;
+  return run.queue;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.retain_stream(name text, retention interval, max_bytes bigint)
  RETURNS integer
  LANGUAGE plpgsql
@@ -1802,41 +2090,59 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION chimpbase.send_signal(id text, name text, payload text, OUT queue integer, OUT refused text, OUT state text)
+CREATE OR REPLACE FUNCTION chimpbase.rewind_run(id text, step text, OUT queue integer, OUT number bigint, OUT refused text, OUT state text)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
 declare
   run chimpbase.run;
-  moved boolean;
+  since int;
+begin
+  select r.* into run from chimpbase.run r where r.id = rewind_run.id for update;
+  state := run.state;
+  number := run.number;
+  if not found then
+    refused := 'CB005';
+    return;
+  elsif step is not null then
+    select s.seq into since from chimpbase.step s where s.run = run.number and s.key = rewind_run.step;
+    if not found then
+      refused := 'CB008';
+      return;
+    end if;
+  elsif run.state = 'failed' then
+    select max(s.seq) into since from chimpbase.step s where s.run = run.number and s.error is not null;
+  elsif run.state <> 'blocked' then
+    refused := 'CB004';
+    return;
+  end if;
+  delete from chimpbase.step s where s.run = run.number and s.seq >= since;
+  queue := chimpbase.restart_run(run);
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.send_signal(id text, name text, payload text, dedupe text, OUT queue integer, OUT refused text, OUT state text)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  run chimpbase.run;
 begin
   select r.* into run from chimpbase.run r where r.id = send_signal.id for update;
   if not found then
     refused := 'CB005';
-    return;
-  end if;
-  if run.finished_at is not null then
+  elsif run.finished_at is not null then
     refused := 'CB004';
     state := run.state;
-    return;
+  else
+    if dedupe is not null then
+      insert into chimpbase.signal_key (run, key) values (run.number, dedupe) on conflict do nothing;
+      if not found then
+        return;
+      end if;
+    end if;
+    queue := chimpbase.put_signal(run, name, payload);
   end if;
-  insert into chimpbase.signal (run, name, payload) values (run.number, send_signal.name, send_signal.payload);
-  with later as (
-    delete from chimpbase.job_later l where l.id = run.job and send_signal.name = any (run.waits) returning l.*
-  )
-  insert into chimpbase.job (
-    id, sort, enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms, crashes, payload, headers, errors)
-  select later.id, nextval('chimpbase.job_id'), later.enqueued_at, later.queue, later.attempt, later.uncharged,
-    later.max_attempts, later.priority, later.key, later.terms, later.crashes, later.payload, later.headers, later.errors
-  from later;
-  moved := found;
-  update chimpbase.run r
-  set state = case when moved then 'running' else r.state end,
-      waits = case when moved then null else r.waits end,
-      wake_at = case when moved then null else r.wake_at end,
-      woken = not moved
-  where r.number = run.number;
-  queue := case when moved then run.queue end;
 end
 $function$;
 
@@ -1896,8 +2202,8 @@ AS $function$
 declare
   sent record;
 begin
-  perform chimpbase.check_options(options, array[]::text[]);
-  sent := chimpbase.send_signal(id, name, payload::text);
+  perform chimpbase.check_options(options, array['dedupe']);
+  sent := chimpbase.send_signal(id, name, payload::text, options ->> 'dedupe');
   case sent.refused
     when 'CB004' then
       raise exception using errcode = sent.refused,
@@ -1909,14 +2215,18 @@ begin
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION chimpbase.start_run(workflow text, version integer, id text, input text, delay interval, headers text, OUT queue integer, OUT run_version integer, OUT refused text)
+CREATE OR REPLACE FUNCTION chimpbase.start_run(workflow text, version integer, id text, input text, delay interval, headers text, options jsonb, OUT queue integer, OUT run_version integer, OUT existed boolean, OUT queues integer[], OUT refused text)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
 declare
   activation bigint := nextval('chimpbase.job_id');
+  due timestamptz := case when start_run.delay > interval '0' then chimpbase.clock() + start_run.delay end;
+  urgency smallint := coalesce(chimpbase.whole_option(options, 'priority', -100, 100), 0);
   run_number bigint;
+  old chimpbase.run;
 begin
+  existed := false;
   select w.queue, w.version into queue, run_version from chimpbase.workflow w
   where w.name = start_run.workflow and (start_run.version is null or w.version = start_run.version)
   order by w.version desc limit 1;
@@ -1924,22 +2234,37 @@ begin
     refused := 'CB001';
     return;
   end if;
-  insert into chimpbase.run (id, workflow, version, queue, job, input, headers, state, wake_at)
+  if options ->> 'on_conflict' = 'replace' then
+    old := chimpbase.lock_run(id);
+    if old.number is not null then
+      if old.finished_at is null then
+        perform chimpbase.drop_activation(old.job);
+        queues := chimpbase.close_run(old, 'cancelled', null, 'replaced by another run of the same id');
+      end if;
+      update chimpbase.run r set id = r.id || '~' || r.number, seed = coalesce(r.seed, r.id) where r.number = old.number;
+    end if;
+  end if;
+  insert into chimpbase.run (
+    id, workflow, version, queue, job, input, headers, state, wake_at, parent, on_parent_close, attributes, seed)
   values (start_run.id, start_run.workflow, run_version, queue, activation, start_run.input, start_run.headers,
-    case when start_run.delay > interval '0' then 'sleeping' else 'running' end,
-    case when start_run.delay > interval '0' then chimpbase.clock() + start_run.delay end)
+    case when due is null then 'running' else 'sleeping' end, due,
+    (options ->> 'parent')::bigint, options ->> 'on_parent_close', options -> 'attributes', options ->> 'seed')
   on conflict on constraint run_id_key do nothing
   returning number into run_number;
   if not found then
-    refused := 'CB003';
+    if options ->> 'on_conflict' = 'use_existing' then
+      existed := true;
+    else
+      refused := 'CB003';
+    end if;
     return;
   end if;
-  if start_run.delay > interval '0' then
-    insert into chimpbase.job_later (id, due_at, enqueued_at, queue, payload, headers)
-    values (activation, chimpbase.clock() + start_run.delay, chimpbase.clock(), queue, run_number::text, start_run.headers);
+  if due is not null then
+    insert into chimpbase.job_later (id, due_at, enqueued_at, queue, payload, headers, priority, key)
+    values (activation, due, chimpbase.clock(), queue, run_number::text, start_run.headers, urgency, options ->> 'key');
   else
-    insert into chimpbase.job (id, sort, queue, payload, headers)
-    values (activation, activation, queue, run_number::text, start_run.headers);
+    insert into chimpbase.job (id, sort, queue, payload, headers, priority, key)
+    values (activation, activation, queue, run_number::text, start_run.headers, urgency, options ->> 'key');
   end if;
 end
 $function$;
@@ -1952,10 +2277,12 @@ declare
   run_id text := coalesce(options ->> 'id', gen_random_uuid()::text);
   refused text;
 begin
-  perform chimpbase.check_options(options, array['id', 'version', 'delay', 'headers']);
+  perform chimpbase.check_options(
+    options, array['id', 'version', 'delay', 'headers', 'on_conflict', 'priority', 'key', 'attributes']);
   refused := (chimpbase.start_run(
     workflow, (options ->> 'version')::int, run_id, input::text,
-    make_interval(secs => (options ->> 'delay')::double precision), options ->> 'headers')).refused;
+    make_interval(secs => (options ->> 'delay')::double precision), options ->> 'headers',
+    options - array['id', 'version', 'delay', 'headers'])).refused;
   case refused
     when 'CB001' then
       raise exception using errcode = refused,
@@ -2025,6 +2352,32 @@ begin
     select jsonb_object_agg(field, payload -> field) into told from jsonb_array_elements_text(rule -> 'fields') as field;
   end if;
   return 'is:' || encode(sha256(convert_to(jsonb_build_array(rule -> 'key', told)::text, 'UTF8')), 'hex');
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.wake_run(number bigint)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare
+  moved int;
+begin
+  with later as (
+    delete from chimpbase.job_later l using chimpbase.run r where r.number = wake_run.number and l.id = r.job returning l.*
+  )
+  insert into chimpbase.job (
+    id, sort, enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms, crashes, payload, headers, errors)
+  select later.id, nextval('chimpbase.job_id'), later.enqueued_at, later.queue, later.attempt, later.uncharged,
+    later.max_attempts, later.priority, later.key, later.terms, later.crashes, later.payload, later.headers, later.errors
+  from later
+  returning queue into moved;
+  if found then
+    update chimpbase.run r set state = 'running', waits = null, wake_at = null, woken = false
+    where r.number = wake_run.number;
+  else
+    update chimpbase.run r set woken = true where r.number = wake_run.number;
+  end if;
+  return moved;
 end
 $function$;
 

@@ -56,16 +56,3 @@ order by waiting.due_at, waiting.priority, waiting.sort;
 -- name: list_events
 -- The payloads of a topic's events, oldest first.
 select payload from chimpbase.event where topic = :topic order by id;
-
--- name: load_run
--- A run with its whole journal, whatever its state. Changes nothing.
-select run.number, run.id, run.workflow, run.version, run.input, run.started_at, run.headers, chimpbase.clock() as now,
-  run.state, run.output, run.error,
-  array(
-    select step
-    from chimpbase.step
-    where step.run = run.number
-    order by step.seq, step.key
-  ) as steps
-from chimpbase.run
-where run.id = :id;

@@ -1,4 +1,4 @@
-"""Workflow runs: rows of `chimpbase.run`, `chimpbase.step` and `chimpbase.signal`.
+"""Workflow runs as their activations see them: rows of `chimpbase.run`, `chimpbase.step` and `chimpbase.signal`.
 
 Each function runs the statement of the same name in `runs.sql`. The primary key of `step` is what makes a step's result
 exist once; the fence (job, process, attempt) only stops a zombie earlier.
@@ -6,38 +6,74 @@ exist once; the fence (job, process, attempt) only stops a zombie earlier.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
-from chimpbase._core.errors import AlreadyStarted, NotFound, NotRegistered, WrongState
-from chimpbase._core.values import ClaimedJob, JobId, LoadedRun, ProcessId, QueueId, RunState, RunStatus, StepMemo
-from chimpbase._pg.connection import Connection, Record
+import msgspec
+
+from chimpbase._core.values import JobId, LoadedRun, ProcessId, QueueId, RunState, StepKind, StepMemo
+from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Queryable
 from chimpbase._pg.statements import load
 
 _SQL = load("chimpbase._store", "runs.sql")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memo:
-    """A step to write for a run, under the fence of its activation."""
+class Lease(msgspec.Struct, frozen=True, gc=False):
+    """The right to act for a run: its activation, held by (process, attempt)."""
 
     process: ProcessId
     job: JobId
-    fence: int
+    attempt: int
     run: int
+
+
+class Memo(msgspec.Struct, frozen=True, gc=False):
+    """A step to write for a run, under the lease of its activation."""
+
+    lease: Lease
     step: StepMemo
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timer:
+class Timer(msgspec.Struct, frozen=True, gc=False):
     """A timer set on the way into a suspension; `due_at` is stored as ISO 8601 in the step's result."""
 
     key: str
     seq: int
     due_at: datetime
+
+
+class Ending(msgspec.Struct, frozen=True, gc=False):
+    """How a run ended: `output` is JSON text, `view` its state as last shown, `code` the hash of what ran it."""
+
+    lease: Lease
+    state: RunState
+    output: str | None
+    error: str | None
+    view: str | None
+    code: str
+
+
+class Rest(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run comes to rest. `heard` tells that its code knows of a wish to cancel it."""
+
+    state: RunState
+    due_at: datetime | None
+    waits: Sequence[str]
+    timers: Sequence[Timer]
+    now: datetime
+    heard: bool
+    pause: str | None
+    view: str | None
+    code: str
+
+
+class Rested(msgspec.Struct, frozen=True):
+    """What became of it: at rest, or `woken` meanwhile. Neither: the lease is lost."""
+
+    suspended: bool
+    woken: bool
+    cancel_reason: str | None
 
 
 async def register(connection: Connection, workflows: Sequence[tuple[str, int, QueueId]]) -> None:
@@ -51,82 +87,35 @@ async def register(connection: Connection, workflows: Sequence[tuple[str, int, Q
     )
 
 
-async def start(
-    connection: Queryable,
-    *,
-    workflow: str,
-    version: int | None,
-    id: str,
-    input: str,
-    delay: timedelta | None,
-    headers: str | None,
-) -> tuple[QueueId, int]:
-    """Create a run; the queue of its activation and the version it got (the highest known when None).
-
-    Raises: AlreadyStarted when a run with that id exists, NotRegistered when no process has declared the workflow.
-    """
-    row = await connection.fetch_one(
-        *_SQL.start.bind(workflow=workflow, version=version, id=id, input=input, delay=delay, headers=headers)
+async def load_journals(connection: Connection, leases: Sequence[Lease]) -> dict[int, LoadedRun]:
+    """The runs with their journals, by number; one is missing when its lease is lost, or it has ended."""
+    rows = await connection.fetch(
+        *_SQL.load_journals.bind(
+            processes=[lease.process for lease in leases],
+            jobs=[lease.job for lease in leases],
+            attempts=[lease.attempt for lease in leases],
+            runs=[lease.run for lease in leases],
+        )
     )
-    assert row is not None  # the function always answers
-    match row["refused"]:
-        case "CB001":
-            advice = "A workflow is there once a process that declares it has started on this database."
-            raise NotRegistered("workflow", workflow, advice=advice)
-        case "CB003":
-            raise AlreadyStarted(workflow, id)
-        case _:
-            return row["queue"], row["run_version"]
-
-
-async def signal(connection: Queryable, *, id: str, name: str, payload: str) -> QueueId | None:
-    """Store a signal; the queue of the activation it made ready, or None when none needed it.
-
-    Raises: NotFound when there is no such run, WrongState when it has ended.
-    """
-    row = await connection.fetch_one(*_SQL.signal.bind(id=id, name=name, payload=payload))
-    assert row is not None  # the function always answers
-    match row["refused"]:
-        case "CB005":
-            raise NotFound("run", id)
-        case "CB004":
-            raise WrongState(f"Run {id!r} has ended and takes no signals.", state=row["state"], wanted="running")
-        case _:
-            return row["queue"]
-
-
-async def load_journal(connection: Connection, *, process: ProcessId, job: ClaimedJob, run: int) -> LoadedRun | None:
-    """The run with its journal; None when this process lost the activation, or the run has ended."""
-    row = await connection.fetch_one(*_SQL.load_journal.bind(process=process, job=job.id, attempt=job.attempt, run=run))
-    if row is None:
-        return None
-    steps = [_step(step) for step in row["steps"]]
-    return LoadedRun(
-        number=row["number"],
-        id=row["id"],
-        workflow=row["workflow"],
-        version=row["version"],
-        input=row["input"],
-        started_at=row["started_at"],
-        now=row["now"],
-        headers=row["headers"],
-        steps={step.key: step for step in steps},
-    )
+    return {row["number"]: LoadedRun.from_row(row) for row in rows}
 
 
 async def memo(connection: Connection, memos: Sequence[Memo]) -> set[tuple[int, str]]:
     """Write steps; the (run, key) of those written by this call."""
     rows = await connection.fetch(
         *_SQL.memo.bind(
-            processes=[memo.process for memo in memos],
-            jobs=[memo.job for memo in memos],
-            fences=[memo.fence for memo in memos],
-            runs=[memo.run for memo in memos],
+            processes=[memo.lease.process for memo in memos],
+            jobs=[memo.lease.job for memo in memos],
+            fences=[memo.lease.attempt for memo in memos],
+            runs=[memo.lease.run for memo in memos],
             keys=[memo.step.key for memo in memos],
             seqs=[memo.step.seq for memo in memos],
             kinds=[memo.step.kind for memo in memos],
             attempts=[memo.step.attempt for memo in memos],
+            digests=[memo.step.digest for memo in memos],
             started_ats=[memo.step.started_at for memo in memos],
+            finished_ats=[memo.step.finished_at for memo in memos],
+            details=[memo.step.detail for memo in memos],
             results=[memo.step.result for memo in memos],
             errors=[memo.step.error for memo in memos],
         )
@@ -136,106 +125,154 @@ async def memo(connection: Connection, memos: Sequence[Memo]) -> set[tuple[int, 
 
 async def consume(
     connection: Connection,
+    lease: Lease,
     *,
-    process: ProcessId,
-    job: ClaimedJob,
-    run: int,
-    name: str,
+    names: Sequence[str],
     key: str,
     seq: int,
+    kind: StepKind,
+    detail: str | None,
     started_at: datetime,
-) -> str | None:
-    """Decide a wait with the oldest signal of that name; its payload, or None when there is none (or no lease)."""
-    return await connection.fetch_value(
+    finished_at: datetime,
+) -> tuple[str, str] | None:
+    """Decide a wait with the oldest message of those names: (name, payload), or None when there is none (or no lease).
+
+    `detail` is kept with the step instead of the name.
+    """
+    row = await connection.fetch_one(
         *_SQL.consume.bind(
-            process=process,
-            job=job.id,
-            attempt=job.attempt,
-            run=run,
-            name=name,
+            process=lease.process,
+            job=lease.job,
+            attempt=lease.attempt,
+            run=lease.run,
+            names=list(names),
             key=key,
             seq=seq,
+            kind=kind,
+            detail=detail,
             started_at=started_at,
+            finished_at=finished_at,
         )
     )
+    return None if row is None else (row["name"], row["payload"])
 
 
-async def suspend(
-    connection: Connection,
-    *,
-    process: ProcessId,
-    job: ClaimedJob,
-    run: int,
-    state: RunState,
-    due_at: datetime | None,
-    waits: Sequence[str],
-    timers: Sequence[Timer],
-) -> tuple[bool, bool]:
-    """Put a run to rest: (suspended, woken). Woken means a signal came first: serve it, then try again."""
+async def suspend(connection: Connection, lease: Lease, rest: Rest) -> Rested:
+    """Put a run to rest. Woken means that a message came first: serve it, then try again."""
     row = await connection.fetch_one(
         *_SQL.suspend.bind(
-            process=process,
-            job=job.id,
-            attempt=job.attempt,
-            run=run,
-            state=state,
-            due_at=due_at,
-            waits=list(waits),
-            keys=[timer.key for timer in timers],
-            seqs=[timer.seq for timer in timers],
-            results=[f'"{timer.due_at.isoformat()}"' for timer in timers],
+            process=lease.process,
+            job=lease.job,
+            attempt=lease.attempt,
+            run=lease.run,
+            state=rest.state,
+            due_at=rest.due_at,
+            waits=list(rest.waits),
+            keys=[timer.key for timer in rest.timers],
+            seqs=[timer.seq for timer in rest.timers],
+            results=[f'"{timer.due_at.isoformat()}"' for timer in rest.timers],
+            started_at=rest.now,
+            heard=rest.heard,
+            pause=rest.pause,
+            view=rest.view,
+            code=rest.code,
         )
     )
     assert row is not None  # `select exists` always answers with one row
-    return row["suspended"], row["woken"]
+    return Rested(row["suspended"], row["woken"], row["cancel_reason"])
 
 
-async def finish(
-    connection: Connection,
-    *,
-    process: ProcessId,
-    job: ClaimedJob,
-    run: int,
-    state: RunState,
-    output: str | None,
-    error: str | None,
-) -> bool:
-    """End a run together with its activation. False: the lease is lost and nothing changed."""
-    row = await connection.fetch_one(
+async def finish(connection: Connection, endings: Sequence[Ending]) -> set[int]:
+    """End runs together with their activations; the numbers of those whose lease was still held."""
+    rows = await connection.fetch(
         *_SQL.finish.bind(
-            process=process, job=job.id, attempt=job.attempt, run=run, state=state, output=output, error=error
+            processes=[ending.lease.process for ending in endings],
+            jobs=[ending.lease.job for ending in endings],
+            attempts=[ending.lease.attempt for ending in endings],
+            runs=[ending.lease.run for ending in endings],
+            states=[ending.state for ending in endings],
+            outputs=[ending.output for ending in endings],
+            errors=[ending.error for ending in endings],
+            views=[ending.view for ending in endings],
+            codes=[ending.code for ending in endings],
+        )
+    )
+    return {row[0] for row in rows}
+
+
+async def finish_family(connection: Connection, ending: Ending) -> list[QueueId] | None:
+    """End a run that has a parent or children; the queues to wake, or None when the lease is lost."""
+    lease = ending.lease
+    row = await connection.fetch_one(
+        *_SQL.finish_family.bind(
+            run=lease.run,
+            job=lease.job,
+            process=lease.process,
+            attempt=lease.attempt,
+            state=ending.state,
+            output=ending.output,
+            error=ending.error,
+            view=ending.view,
+            code=ending.code,
+        )
+    )
+    assert row is not None  # the function always answers
+    return list(row["queues"] or ()) if row["held"] else None
+
+
+async def continue_as(connection: Connection, lease: Lease, *, input: str, view: str | None) -> bool:
+    """Begin a run anew with another input. False: the lease is lost and nothing changed."""
+    row = await connection.fetch_one(
+        *_SQL.continue_as.bind(
+            process=lease.process, job=lease.job, attempt=lease.attempt, run=lease.run, input=input, view=view
         )
     )
     return row is not None
 
 
-async def get(connection: Queryable, *, id: str) -> RunStatus | None:
-    """What a run is doing, or None."""
-    row = await connection.fetch_one(*_SQL.get.bind(id=id))
-    return None if row is None else _status(row)
-
-
-async def list_recent(
-    connection: Connection, *, workflow: str | None, state: RunState | None, max_runs: int
-) -> tuple[RunStatus, ...]:
-    """The newest runs first."""
-    rows = await connection.fetch(*_SQL.list_recent.bind(workflow=workflow, state=state, max_runs=max_runs))
-    return tuple(_status(row) for row in rows)
-
-
-def _status(row: Record) -> RunStatus:
-    fields: dict[str, Any] = dict(row)
-    fields["waits"] = tuple(fields["waits"])
-    return RunStatus(**fields)
-
-
-def _step(row: Record) -> StepMemo:
-    return StepMemo(
-        key=row["key"],
-        seq=row["seq"],
-        kind=row["kind"],
-        attempt=row["attempt"],
-        started_at=row["started_at"],
-        result=row["result"],
-        error=row["error"],
+async def migrate(
+    connection: Connection,
+    lease: Lease,
+    *,
+    workflow: str,
+    version: int,
+    input: str,
+    keys: Mapping[str, str | None],
+) -> bool:
+    """Move a run to another version; `keys` maps old keys to new ones, None drops. False: the lease is lost."""
+    row = await connection.fetch_one(
+        *_SQL.migrate.bind(
+            process=lease.process,
+            job=lease.job,
+            attempt=lease.attempt,
+            run=lease.run,
+            workflow=workflow,
+            version=version,
+            input=input,
+            dropped=[old for old, new in keys.items() if new is None],
+            old_keys=[old for old, new in keys.items() if new is not None],
+            new_keys=[new for new in keys.values() if new is not None],
+        )
     )
+    return row is not None
+
+
+async def list_disturbed(connection: Connection, *, runs: Sequence[int]) -> list[tuple[int, str | None, bool]]:
+    """Of these runs, those that somebody wants cancelled or paused: (number, reason to cancel, paused)."""
+    rows = await connection.fetch(*_SQL.list_disturbed.bind(runs=list(runs)))
+    return [(row["number"], row["cancel_reason"], row["paused"]) for row in rows]
+
+
+async def add_callback(connection: Connection, *, token: str, run: int, key: str) -> None:
+    """Make a callback's token known."""
+    await connection.execute(*_SQL.add_callback.bind(token=token, run=run, key=key))
+
+
+async def add_reply(connection: Connection, *, id: str, run: int, result: str | None, error: str | None) -> None:
+    """Answer an update, once."""
+    await connection.execute(*_SQL.add_reply.bind(id=id, run=run, result=result, error=error))
+
+
+async def prune(connection: Queryable, *, age: timedelta, after: int, window: int) -> int | None:
+    """Delete old ended runs among the next `window`; the last number looked at, or None when none is old enough."""
+    return await connection.fetch_value(*_SQL.prune.bind(age=age, after=after, window=window))

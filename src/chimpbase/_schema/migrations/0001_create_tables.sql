@@ -194,43 +194,64 @@ create table chimpbase.workflow (
 );
 
 -- `job` is the run's activation. While the run lives there is exactly one: in `job` when it is active, in `job_later`
--- while it sleeps or waits (due at infinity when only a signal can end the wait). `woken` notes a signal that came while
--- the activation was active; the activation serves it before it may suspend.
+-- while it sleeps, waits or is paused (due at infinity when only a message can end the rest), in `job_dead` when blocked.
+-- `woken` notes a message that came while the activation was active; the activation serves it before it may suspend.
+-- `cancel_reason` is a wish to cancel that the code has not obeyed yet; `seed` is what made-up ids and random numbers
+-- come from (the id when null), so that a fork repeats what it copies; `code` is a hash of the code that last ran it;
+-- `view` is what the code last showed as its state.
 create table chimpbase.run (
-  number        bigint generated always as identity primary key,
-  id            text not null unique,
-  workflow      text not null,
-  version       int not null,
-  queue         int not null,
-  job           bigint not null,
-  state         text not null default 'running'
-                check (state in ('running', 'sleeping', 'waiting', 'completed', 'failed', 'blocked')),
-  woken         boolean not null default false,
-  waits         text[],
-  wake_at       timestamptz,
-  input         text not null,
-  output        text,
-  error         text,
-  headers       text,
-  started_at    timestamptz not null default chimpbase.clock(),
-  finished_at   timestamptz
+  number          bigint generated always as identity primary key,
+  id              text not null unique,
+  workflow        text not null,
+  version         int not null,
+  queue           int not null,
+  job             bigint not null,
+  state           text not null default 'running' check (state in (
+                    'running', 'sleeping', 'waiting', 'paused', 'completed', 'failed', 'cancelled', 'blocked')),
+  woken           boolean not null default false,
+  waits           text[],
+  wake_at         timestamptz,
+  paused_at       timestamptz,
+  cancel_reason   text,
+  parent          bigint,
+  on_parent_close text check (on_parent_close in ('cancel', 'abandon')),
+  round           int not null default 1,
+  seed            text,
+  code            text,
+  input           text not null,
+  output          text,
+  error           text,
+  view            text,
+  attributes      jsonb,
+  headers         text,
+  started_at      timestamptz not null default chimpbase.clock(),
+  finished_at     timestamptz
 ) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+-- Neither column changes, so ending a run stays a HOT update.
+create index run_parent on chimpbase.run (parent) where parent is not null;
+create index run_attributes on chimpbase.run using gin (attributes jsonb_path_ops) where attributes is not null;
 
--- The memo journal: a row is written once, by whoever finishes the step first, and never changes.
+-- The memo journal: a row is written once, by whoever finishes the step first, and never changes; only 'retry', the note
+-- of a failed attempt that is to be repeated, gives way to what follows. `digest` is a hash of the arguments; `detail`
+-- the arguments themselves when they are short, and for a wait the name of what ended it.
 create table chimpbase.step (
   run           bigint not null,
   key           text not null,
   seq           int not null,
-  kind          text not null check (kind in ('step', 'sleep', 'wait')),
+  kind          text not null check (kind in (
+                  'step', 'retry', 'sleep', 'wait', 'child', 'callback', 'update', 'patch', 'cancelled')),
   attempt       int not null default 1,
+  digest        bigint,
   started_at    timestamptz not null,
   finished_at   timestamptz not null default chimpbase.clock(),
+  detail        text,
   result        text,
   error         text,
   primary key (run, key)
 );
 
--- Signals that no wait has consumed yet. Consuming one deletes it and writes the wait's step, in one statement.
+-- Messages that no wait has consumed yet. Consuming one deletes it and writes the wait's step, in one statement. Names
+-- that begin with '@' are the runtime's own: the end of a child, a completed callback, an update.
 create table chimpbase.signal (
   id            bigint generated always as identity primary key,
   run           bigint not null,

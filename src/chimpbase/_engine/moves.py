@@ -1,0 +1,127 @@
+"""What happens in an activation, seen from outside: whether anything does, and what somebody wishes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+
+from chimpbase._core.values import LoadedRun
+from chimpbase._engine.scopes import Scopes
+
+_QUIET_HOPS = 8
+
+
+class Unwound(BaseException):
+    """Raised into code that calls a verb after its activation ended; not an Exception, so that nobody swallows it."""
+
+
+class Moves:
+    """Counts what verbs do, and stirs the driver when the code has ended, was closed, or only waits."""
+
+    def __init__(self, run: LoadedRun) -> None:
+        self.run = run
+        self.failure: BaseException | None = None
+        self.stirred = asyncio.Event()
+        self.closed = False
+        self._active = self._moves = 0
+        self._loop = asyncio.get_running_loop()
+        self._loaded_at = self._loop.time()
+
+    def clock(self) -> datetime:
+        """The database's clock, carried on by the monotonic one since the run was loaded."""
+        return self.run.now + timedelta(seconds=self._loop.time() - self._loaded_at)
+
+    async def never(self) -> str:
+        """Wait until this task is cancelled."""
+        await self._loop.create_future()
+        raise Unwound
+
+    def close(self, failure: BaseException | None = None) -> None:
+        """Let no verb act any more; `failure` is why, when it is one."""
+        self.closed = True
+        self.failure = self.failure or failure
+        self.stirred.set()
+
+    async def stop(self) -> None:
+        """Come to rest here, for good."""
+        raise Unwound  # `Rests` knows how
+
+    def enter(self) -> None:
+        """A verb begins to act."""
+        if self.closed:
+            raise Unwound
+        self._active += 1
+        self._moves += 1
+
+    def leave(self) -> None:
+        """A verb has acted."""
+        self._active -= 1
+        self.move()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being done."""
+        return not self.closed and self._active == 0
+
+    @property
+    def resting(self) -> bool:
+        """Nothing is being done and something is being waited for."""
+        return False
+
+    def move(self) -> None:
+        """Something happened; when all is quiet after it, the driver is told."""
+        self._moves += 1
+        if self._active == 0:
+            self._loop.call_soon(self._settle, self._moves, _QUIET_HOPS)
+
+    def _settle(self, moves: int, hops: int) -> None:
+        # the run's code needs turns of the loop to go on after a verb returns, one for each task in between
+        if moves != self._moves:
+            return
+        if hops:
+            self._loop.call_soon(self._settle, moves, hops - 1)
+        elif self.resting:
+            self.stirred.set()
+
+
+class Wishes(Moves):
+    """What somebody wishes of the run while its code runs: that it be cancelled, or paused."""
+
+    def __init__(self, run: LoadedRun) -> None:
+        super().__init__(run)
+        self.scopes = Scopes(run.started_at)
+        self.pausing = run.paused
+        self.pause_reason: str | None = None
+        self.cancelling, self.delivered = run.cancel_reason is not None, False
+        self.cancel_reason = run.cancel_reason
+        self._root: asyncio.Task[object] | None = None
+        self._shields = 0
+
+    def begin(self) -> None:
+        """Make the task that calls this the root scope: the run's own code."""
+        self._root = asyncio.current_task()
+        self.scopes.begin()
+
+    def cancel(self, reason: str | None = None) -> None:
+        """Somebody wants the run cancelled: cancel its code now, or when it leaves its shield."""
+        self.cancelling = True
+        self.cancel_reason = self.cancel_reason or reason
+        self.deliver()
+
+    def halt(self) -> None:
+        """Somebody wants the run paused: no verb begins anything new."""
+        self.pausing = True
+
+    def enter_shield(self) -> None:
+        self._shields += 1
+
+    def leave_shield(self) -> None:
+        self._shields -= 1
+        if self.cancelling:
+            self.deliver()
+
+    def deliver(self) -> None:
+        """Cancel the code, once, unless it has shielded itself."""
+        if not self.delivered and not self._shields and self._root is not None and not self.closed:
+            self.delivered = True
+            self._root.cancel()

@@ -1,0 +1,102 @@
+"""Scopes: which part of a run's code a verb was called from, so that its key is the same in every activation.
+
+The run's own code is the root scope. Each task that it makes is a scope of its own, `t1/`, numbered in the order in
+which the tasks first use a verb; a scope that was opened by name (gather, map) keeps its name. Whichever branch ends
+first changes no key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import datetime
+
+_Owned = tuple["asyncio.Task[object] | None", str]
+_scope: ContextVar[_Owned] = ContextVar("chimpbase_scope", default=(None, ""))
+_shielded: ContextVar[bool] = ContextVar("chimpbase_shielded", default=False)
+
+
+class Scopes:
+    """The scopes of one activation: how often each name was used in them, and what time it is in them."""
+
+    def __init__(self, started_at: datetime) -> None:
+        self._uses: Counter[str] = Counter()
+        self._tasks: Counter[str] = Counter()
+        self._times: dict[str, datetime] = {"": started_at}
+        #: Every task that used a verb, to be ended with the activation.
+        self.tasks: set[asyncio.Task[object]] = set()
+
+    def begin(self) -> None:
+        """Make the task that calls this the root scope."""
+        _scope.set((asyncio.current_task(), ""))
+        _shielded.set(False)
+
+    def prefix(self) -> str:
+        """The scope of the task that calls this; opened at its first use."""
+        task = asyncio.current_task()
+        owner, prefix = _scope.get()
+        if owner is task:
+            return prefix
+        # the context was inherited from the task that made this one
+        self._tasks[prefix] += 1
+        return self._own(task, prefix, f"t{self._tasks[prefix]}/")
+
+    def name(self, name: str) -> str:
+        """A name for scopes to be opened from here, such as `gather1`."""
+        prefix = self.prefix()
+        self._tasks[prefix + name] += 1
+        return f"{name}{self._tasks[prefix + name]}"
+
+    def adopt(self, prefix: str) -> None:
+        """Make the task that calls this act in a scope of another one, which waits for it."""
+        task = asyncio.current_task()
+        _scope.set((task, prefix))
+        if task is not None:
+            self.tasks.add(task)
+
+    def enter(self, outer: str, name: str) -> None:
+        """Make the task that calls this the scope `name` inside `outer`."""
+        self._own(asyncio.current_task(), outer, f"{name}/")
+
+    def key(self, prefix: str, name: str) -> str:
+        """The key of the next use of a name in a scope."""
+        full = prefix + name
+        count = self._uses[full] = self._uses[full] + 1
+        return f"{full}#{count}"
+
+    def peek(self, name: str) -> str:
+        """The key that the next use of a name will get."""
+        full = self.prefix() + name
+        return f"{full}#{self._uses[full] + 1}"
+
+    def time(self, prefix: str) -> datetime:
+        """When the last verb of a scope was done."""
+        return self._times[prefix]
+
+    def passed(self, prefix: str, at: datetime) -> None:
+        """A verb of a scope was done."""
+        self._times[prefix] = max(at, self._times[prefix])
+
+    @contextmanager
+    def shield(self) -> Generator[None]:
+        """What is done inside goes on though the run is being cancelled."""
+        token = _shielded.set(True)
+        try:
+            yield
+        finally:
+            _shielded.reset(token)
+
+    @property
+    def shielded(self) -> bool:
+        return _shielded.get()
+
+    def _own(self, task: asyncio.Task[object] | None, outer: str, name: str) -> str:
+        prefix = outer + name
+        _scope.set((task, prefix))
+        self._times.setdefault(prefix, self._times[outer])
+        if task is not None:
+            self.tasks.add(task)
+        return prefix
