@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast, get_args
 
 import msgspec
 
@@ -62,6 +62,8 @@ class DeadLetters:
             NotRegistered: no queue of that name.
             UsageError: a condition makes no sense.
         """
+        if after is not None and not isinstance(cast("object", after), DeadJob):
+            raise UsageError(f"after={after!r:.40} must be a DeadJob, the last one of another answer.")
         before = None if after is None else (after.failed_at, after.job)
         most = _count(limit, "limit", 10_000)
         conditions = _Conditions(filter)

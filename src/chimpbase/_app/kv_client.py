@@ -10,7 +10,7 @@ import builtins
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from random import Random
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from chimpbase._app.kv_lock import Holding, LockBlock
 from chimpbase._app.kv_token import KV, SHORTEST_TTL
@@ -155,6 +155,8 @@ class KvClient(Generic[T]):
             UsageError: there are too many.
         """
         lasts, space = self._lasting(ttl), self._space
+        if not isinstance(cast("object", values), Mapping):
+            raise UsageError(f"values must be a dict of keys and values, not {values!r:.40}.")
         pairs = [
             NewPair(space.place.namespace, check_key("key", key), space.encode(key, values[key]), lasts)
             for key in _bounded(values)
@@ -320,7 +322,10 @@ def _range(prefix: str) -> KeyRange:
 def _bounded(keys: Iterable[str]) -> list[str]:
     if isinstance(keys, str | bytes):
         raise UsageError(f"keys must be several texts, not the one text {keys!r:.40}. Pass a list.")
-    found = list(dict.fromkeys(keys))
+    try:
+        found = list(dict.fromkeys(keys))
+    except TypeError:  # it cannot be gone through, or holds what cannot be a key
+        raise UsageError(f"keys must be several texts, not {keys!r:.40}. Pass a list.") from None
     if len(found) > _MOST_KEYS:
         raise UsageError(f"{len(found)} keys are too many for one call; the limit is {_MOST_KEYS:,}. Make several.")
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 import msgspec
 
@@ -65,6 +65,8 @@ class QueueClient(QueueOperations, DeadLetters, Explaining):
             PayloadError: a payload does not fit; the reason names its place. No SQL was sent.
             UsageError: an option is wrong. No SQL was sent.
         """
+        if not isinstance(cast("object", payloads), Iterable) or isinstance(payloads, str | bytes):
+            raise UsageError(f"payloads must be several payloads, not {payloads!r:.40}. Pass a list.")
         return await self._enqueue(queue, payloads, options)
 
     async def _enqueue(self, queue: Any, payloads: Iterable[Any], options: Mapping[str, Any]) -> list[JobId]:

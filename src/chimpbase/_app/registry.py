@@ -108,6 +108,7 @@ class Registry:
         """The token of a signal. A name alone is a signal of any type, unless a token of that name is registered."""
         if isinstance(given, Signal):
             return given
+        check_name("signal", given)
         known: Any = self._tokens["signal"].get(given)
         return known if known is not None else Signal(check_name("signal", given))
 
@@ -221,7 +222,9 @@ def flatten(entries: Iterable[object]) -> Iterator[object]:
             yield entry
 
 
-def _found(kind: str, name: str, known: Mapping[str, T]) -> T:
+def _found(kind: str, name: object, known: Mapping[str, T]) -> T:
+    if not isinstance(name, str):
+        raise UsageError(f"A {type(name).__name__} is no {kind}. Give its definition, its token or its name.")
     try:
         return known[name]
     except KeyError:

@@ -1,0 +1,118 @@
+"""Bad values: what a stranger may put into any argument, and values that fit, by the name of the argument."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+#: Each of these has broken something somewhere.
+STRINGS: tuple[str, ...] = (
+    "",
+    " ",
+    "\0",
+    "a\0b",
+    "\ud800",
+    "x" * 100_000,
+    "'; drop table canary; --",
+    '"; drop table canary; --',
+    "$$; drop table canary; $$",
+    "$1",
+    "%s%n",
+    ":queue",
+    "{0.__class__}",
+    "../../etc/passwd",
+    "a\r\nb",
+    "\x1b[31m",
+    "\u202e",
+    "<script>alert(1)</script>",
+    "ünïcödé",
+    "NaN",
+    "infinity",
+)
+OTHERS: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    2**63,
+    10**400,
+    1.5,
+    float("nan"),
+    float("inf"),
+    -0.5,
+    b"bytes",
+    [],
+    {},
+    (),
+    {1, 2},
+    object(),
+    print,
+    timedelta(days=999_999_999),
+    timedelta(seconds=-1),
+    complex(1, 1),
+    ["\0"],
+    {"\ud800": 1},
+    {"a": float("nan")},
+)
+
+#: A value that fits, for every argument that some verb has. A new argument needs a line here.
+FITTING: dict[str, Any] = {
+    "queue": "note",
+    "payload": "x",
+    "payloads": ["x"],
+    "event": "happened",
+    "workflow": "journey",
+    "input": "x",
+    "id": "run",
+    "signal": "go",
+    "key": "k",
+    "keys": ["k"],
+    "name": "yearly",
+    "value": 1,
+    "values": {"k": 1},
+    "job": 1,
+    "cadence": "0 0 1 1 *",
+    "to": "note",
+    "ttl": 5.0,
+    "limit": 3,
+    "wait": 0.0,
+    "workflow_id": "run",
+}
+#: Arguments that hold a function or a token, of which a wrong type is the only bad value.
+SLOW = {"timeout"}
+
+
+def verbs(client: type[Any]) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
+    """Every public verb of a client: its name, itself, and its parameters by name (`Unpack` unpacked)."""
+    for name, function in inspect.getmembers(client, inspect.isfunction):
+        if not name.startswith("_"):
+            yield name, function, parameters(function)
+
+
+def parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter | None]:
+    """By name; the parameter, or None for one that came out of `**options`."""
+    found: dict[str, inspect.Parameter | None] = {}
+    for name, parameter in list(inspect.signature(function).parameters.items())[1:]:
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            hint = typing.get_type_hints(function, include_extras=True)[name]
+            for option in typing.get_args(hint)[0].__annotations__:
+                found[option] = None
+        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+            found[name] = parameter
+    return found
+
+
+def fitting(found: dict[str, inspect.Parameter | None]) -> dict[str, Any]:
+    """A value for every parameter that needs one.
+
+    Raises:
+        KeyError: nobody has said yet what fits this parameter.
+    """
+    return {
+        name: FITTING[name]
+        for name, parameter in found.items()
+        if parameter is not None and parameter.default is inspect.Parameter.empty
+    }
