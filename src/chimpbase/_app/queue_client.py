@@ -9,6 +9,7 @@ import msgspec
 
 from chimpbase._app.dead_letters import DeadLetters, SyncDeadLetters
 from chimpbase._app.explaining import Explaining, SyncExplaining
+from chimpbase._app.inspecting import Inspecting, SyncInspecting
 from chimpbase._app.payloads import taken
 from chimpbase._app.queue_operations import QueueOperations, SyncQueueOperations
 from chimpbase._app.tokens import Queue
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class QueueClient(QueueOperations, DeadLetters, Explaining):
+class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting):
     """Enqueues jobs, and does to jobs and queues what an operator would, in the transaction of this call."""
 
     def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
@@ -117,7 +118,7 @@ class QueueClient(QueueOperations, DeadLetters, Explaining):
         return lambda: engine.ready([queue])
 
 
-class SyncQueue(SyncQueueOperations, SyncDeadLetters, SyncExplaining):
+class SyncQueue(SyncQueueOperations, SyncDeadLetters, SyncExplaining, SyncInspecting):
     """The blocking face of `QueueClient`, whose verbs mean the same."""
 
     def __init__(self, client: Callable[[], QueueClient], wait: Waiter) -> None:

@@ -60,7 +60,7 @@ async def declare(connection: Connection, *, limits: Mapping[str, Mapping[str, o
     await connection.execute(*_SQL.declare.bind(names=list(limits), limits=texts))
 
 
-async def override(connection: Connection, *, name: str, limits: Mapping[str, object]) -> QueueId | None:
+async def override(connection: Queryable, *, name: str, limits: Mapping[str, object]) -> QueueId | None:
     """Put an operator's word before code's: a field of None lifts that limit, no fields let code's word stand again.
 
     None when there is no such queue. Holds from the next admission on; what runs goes on.

@@ -110,6 +110,64 @@ chimpbase call place_order lines:='[{"sku": "tea"}]' --app shop:app
 chimpbase call report day=2026-11-23 | jq .total
 """,
     ),
+    "queue": Help(
+        "Look at queues, and pause, resume and limit them.",
+        """
+The queues of the database: those of workers, and subscription:NAME, cron:NAME
+and workflow:NAME@VERSION. Needs the project for its database, but not the app's
+code. What changes many jobs wants a filter or --all, and asks unless --yes.
+""",
+        """
+chimpbase queue ls
+chimpbase queue stats --watch
+chimpbase queue pause mail.send --reason "the provider is down"
+chimpbase queue resume mail.send
+chimpbase queue limit mail.send --concurrency 5 --rate 100/1m
+chimpbase queue purge mail.send --until 7d --yes
+""",
+        {
+            "ls": "List queues: processes, limits, pauses.",
+            "stats": "Count the jobs of each queue by state.",
+            "pause": "Hand out no more jobs of a queue.",
+            "resume": "Let a paused queue go on.",
+            "limit": "Set limits of a queue over those of code.",
+            "purge": "Delete dead letters of a queue.",
+        },
+    ),
+    "job": Help(
+        "Look at jobs, cancel them, retry them, redrive dead ones.",
+        """
+Needs the project for its database, but not the app's code. What changes many
+jobs wants a filter or --all, and asks unless --yes.
+""",
+        """
+chimpbase job ls --queue mail.send --state dead
+chimpbase job show 4711 -o json
+chimpbase job why 4711
+chimpbase job retry 4711 4712
+chimpbase job cancel 4711 --reason "ordered twice"
+chimpbase job redrive --queue mail.send --error TimeoutError --rate 50 --yes
+""",
+        {
+            "ls": "List jobs, newest first.",
+            "show": "Show one job: where it is, and why.",
+            "why": "Say why a job is not running.",
+            "retry": "Run jobs now that are dead or delayed.",
+            "cancel": "Cancel jobs, waiting or running.",
+            "redrive": "Give dead letters new attempts.",
+        },
+    ),
+    "why": Help(
+        "Say why a job is not running, in one sentence.",
+        """
+Paused by whom, held by which limit and which jobs, not due until when, worked
+by no process, locked by which session. The same as `chimpbase job why`.
+""",
+        """
+chimpbase why 4711
+chimpbase why 4711 -o json
+""",
+    ),
     "cron": Help(
         "Look at schedules, and run, pause and resume them.",
         """
