@@ -8,6 +8,7 @@ from __future__ import annotations
 from chimpbase import errors
 from chimpbase._app.app import App
 from chimpbase._app.blueprint import Blueprint
+from chimpbase._app.collection_token import Collection, Index
 from chimpbase._app.cron_client import Schedule
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.decorators import action, cron, step, subscribe, worker, workflow
@@ -40,6 +41,7 @@ __all__ = [
     "Callback",
     "Cancel",
     "Child",
+    "Collection",
     "Ctx",
     "DeadJob",
     "DeadLetter",
@@ -49,6 +51,7 @@ __all__ = [
     "Explanation",
     "Handle",
     "HistoryEntry",
+    "Index",
     "Job",
     "Limits",
     "Occurrence",

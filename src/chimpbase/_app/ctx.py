@@ -1,7 +1,7 @@
 """Ctx: what a handler is given. It is the unit of work, and carries every verb.
 
-`ctx.db`, `ctx.queue`, `ctx.pubsub`, `ctx.workflow` and `ctx.kv` all act in one transaction, opened by the first of them
-and committed when the handler returns, together with the completion of the job that called it.
+`ctx.db`, `ctx.queue` and everything else of `Clients` act in one transaction, opened by the first of them and committed
+when the handler returns, together with the completion of the job that called it.
 """
 
 from __future__ import annotations
@@ -11,95 +11,23 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from chimpbase._app.cron_client import CronClient
-from chimpbase._app.db_client import DbClient
+from chimpbase._app.ctx_clients import Clients
 from chimpbase._app.invoke import invoke
-from chimpbase._app.kv_client import KvClient
-from chimpbase._app.kv_values import PLAIN
-from chimpbase._app.origin import Job, Origin
-from chimpbase._app.pubsub_client import PubSubClient
-from chimpbase._app.queue_client import QueueClient
-from chimpbase._app.stream_client import StreamClient
-from chimpbase._app.unit import AfterCommit, Frame
-from chimpbase._app.workflows import WorkflowClient
+from chimpbase._app.origin import Job
+from chimpbase._app.unit import AfterCommit
 from chimpbase._core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from chimpbase._app.definitions import Action, Step
-    from chimpbase._app.stage import Stage
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Ctx:
+class Ctx(Clients):
     """The context of one call. Not to be kept after the handler returns, nor made by hand."""
 
-    __slots__ = (
-        "_backstage",
-        "_cron",
-        "_db",
-        "_frame",
-        "_kv",
-        "_origin",
-        "_pubsub",
-        "_queue",
-        "_stream",
-        "_workflow",
-    )
-
-    def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
-        self._backstage, self._frame, self._origin = backstage, frame, origin
-        # made when they are first asked for: most handlers use one or two of them
-        self._db: DbClient | None = None
-        self._queue: QueueClient | None = None
-        self._pubsub: PubSubClient | None = None
-        self._workflow: WorkflowClient | None = None
-        self._kv: KvClient[Any] | None = None
-        self._cron: CronClient | None = None
-        self._stream: StreamClient | None = None
-
-    @property
-    def db(self) -> DbClient:
-        """The application's own SQL."""
-        client = self._db = self._db or DbClient(self._frame)
-        return client
-
-    @property
-    def queue(self) -> QueueClient:
-        """Enqueue jobs."""
-        client = self._queue = self._queue or QueueClient(self._backstage, self._frame, self._origin)
-        return client
-
-    @property
-    def pubsub(self) -> PubSubClient:
-        """Publish events."""
-        client = self._pubsub = self._pubsub or PubSubClient(self._backstage, self._frame, self._origin)
-        return client
-
-    @property
-    def workflow(self) -> WorkflowClient:
-        """Start, signal and look at runs."""
-        client = self._workflow = self._workflow or WorkflowClient(self._backstage, self._frame, self._origin)
-        return client
-
-    @property
-    def kv(self) -> KvClient[Any]:
-        """Keys and values."""
-        client = self._kv = self._kv or KvClient(self._backstage, self._frame, PLAIN)
-        return client
-
-    @property
-    def cron(self) -> CronClient:
-        """Make, change, pause and run schedules."""
-        client = self._cron = self._cron or CronClient(self._backstage, self._frame, self._origin)
-        return client
-
-    @property
-    def stream(self) -> StreamClient:
-        """Append to streams and read them."""
-        client = self._stream = self._stream or StreamClient(self._backstage, self._frame, self._origin)
-        return client
+    __slots__ = ()
 
     @property
     def job(self) -> Job:

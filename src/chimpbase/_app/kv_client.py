@@ -18,7 +18,7 @@ from chimpbase._app.kv_values import Allowance, Entry, Space, allowance, shape
 from chimpbase._app.unit import Frame
 from chimpbase._core.durations import seconds
 from chimpbase._core.errors import PayloadError, UsageError
-from chimpbase._core.names import after_prefix, check_key, check_prefix
+from chimpbase._core.names import after_prefix, check_key, check_name, check_prefix
 from chimpbase._core.numbers import check_whole
 from chimpbase._store import kv
 from chimpbase._store.kv import KeyRange, NewPair
@@ -56,7 +56,8 @@ class KvClient(Generic[T]):
         """
         token: Any = namespace
         if not isinstance(namespace, KV):
-            token = self._stage.registry.known("namespace", namespace) or KV(namespace)
+            token = self._stage.registry.tokens("namespace").get(check_name("namespace", namespace))
+            token = token or KV(namespace)
         return KvClient(self._stage, self._frame, shape(token, named=token is not namespace))
 
     @overload

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
+from chimpbase._app.collection_token import Collection
 from chimpbase._app.definitions import Action, Cron, Definition, Step, Subscription, Worker, Workflow
 from chimpbase._app.kv_token import KV
 from chimpbase._app.tokens import Event, Queue, Signal, Stream, Token
@@ -19,8 +20,18 @@ T = TypeVar("T")
 
 #: Definitions with a queue behind them, which a process works.
 Queued = Worker[Any] | Subscription[Any] | Cron[Any] | Workflow[Any, Any]
-Entry = Queued | Action[..., Any] | Step[..., Any] | Queue[Any] | Event[Any] | Signal[Any] | Stream[Any] | KV[Any]
-_KINDS = (Worker, Subscription, Cron, Workflow, Action, Step, Queue, Event, Signal, Stream, KV)
+Entry = (
+    Queued
+    | Action[..., Any]
+    | Step[..., Any]
+    | Queue[Any]
+    | Event[Any]
+    | Signal[Any]
+    | Stream[Any]
+    | KV[Any]
+    | Collection[Any]
+)
+_KINDS = (Worker, Subscription, Cron, Workflow, Action, Step, Queue, Event, Signal, Stream, KV, Collection)
 
 
 class Registry:
@@ -39,6 +50,7 @@ class Registry:
             "signal": {},
             "namespace": {},
             "stream": {},
+            "collection": {},
         }
 
     def add(self, entry: object) -> None:
@@ -71,7 +83,7 @@ class Registry:
                 self._put(self._workflows, (entry.name, entry.version), entry)
             case Step():
                 self._put(self._steps, entry.name, entry)
-            case Queue() | Event() | Signal() | Stream() | KV():
+            case Queue() | Event() | Signal() | Stream() | KV() | Collection():
                 self._add_token(entry)
 
     # Look-ups by what a verb was given: a definition, a token, or a name
@@ -111,14 +123,6 @@ class Registry:
         check_name("signal", given)
         known: Any = self._tokens["signal"].get(given)
         return known if known is not None else Signal(check_name("signal", given))
-
-    def known(self, kind: str, name: str) -> Any:
-        """The registered token of a kind that may also be used without being registered; None when there is none.
-
-        Raises:
-            UsageError: it cannot be a name.
-        """
-        return self._tokens[kind].get(check_name(kind, name))
 
     def workflow(self, given: Workflow[Any, Any] | str) -> Workflow[Any, Any]:
         """The workflow given, or the highest registered version of that name.
@@ -207,7 +211,7 @@ def stream_of(registry: Registry, given: Stream[Any] | str) -> Stream[Any]:
     """The token of a stream. A name alone is a stream of any type, unless a token of that name is registered."""
     if isinstance(given, Stream):
         return given
-    known = registry.known("stream", given)
+    known = registry.tokens("stream").get(check_name("stream", given))
     return known if known is not None else Stream(check_name("stream", given))
 
 

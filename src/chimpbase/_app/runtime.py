@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from chimpbase._app.activations import migrating
 from chimpbase._app.backstage import Backstage
+from chimpbase._app.collection_indexes import create_all
 from chimpbase._app.config import read_secrets, read_settings
 from chimpbase._app.crew import Crew
 from chimpbase._app.ctx import Ctx
@@ -226,6 +227,7 @@ class Runtime:
         definitions = self.app.registry.queued()
         ids = await declare(self._db, self.app.registry)
         self._backstage.learn_queues(ids)
+        await create_all(self._lanes or self._db, self.app.registry.tokens("collection").values())
         if self.workers:
             concurrency = self.settings.concurrency
             handlings = [

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from chimpbase._app.collection_client import Collections
+from chimpbase._app.collection_sync import SyncCollections
 from chimpbase._app.cron_client import CronClient, SyncCron
 from chimpbase._app.db_client import DbClient, SyncDb
 from chimpbase._app.definitions import Action, Step
@@ -27,8 +29,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class AsyncContext(Protocol):
-    """The ctx of which a SyncCtx is the blocking face."""
+class AsyncClients(Protocol):
+    """What that ctx acts on."""
 
     @property
     def db(self) -> DbClient: ...
@@ -44,6 +46,13 @@ class AsyncContext(Protocol):
     def cron(self) -> CronClient: ...
     @property
     def stream(self) -> StreamClient: ...
+    @property
+    def collection(self) -> Collections: ...
+
+
+class AsyncContext(AsyncClients, Protocol):
+    """The ctx of which a SyncCtx is the blocking face."""
+
     @property
     def job(self) -> Job: ...
     @property
@@ -70,6 +79,7 @@ class SyncCtx:
         self.kv = SyncKv(lambda: ctx.kv, wait)
         self.cron = SyncCron(lambda: ctx.cron, wait)
         self.stream = SyncStream(lambda: ctx.stream, wait)
+        self.collection = SyncCollections(lambda: ctx.collection, wait)
 
     @property
     def job(self) -> Job:

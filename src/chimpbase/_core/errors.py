@@ -28,6 +28,7 @@
     │   ├── AlreadyStarted
     │   ├── EntriesDropped
     │   ├── LockLost
+    │   ├── NotUnique
     │   ├── WrongState
     │   └── WrongVersion
     └── AttemptError          one attempt ended badly; it is stored, nobody need act
@@ -239,6 +240,14 @@ class LockLost(Conflict):
     def __init__(self, name: str, fence: int) -> None:
         self.name, self.fence = name, fence
         super().__init__(f"Lock {name!r} was lost under fence {fence}. Give it a longer ttl, or do less under it.")
+
+
+class NotUnique(Conflict):
+    """Another document has what only one may have; `collection` and `what` say where and what."""
+
+    def __init__(self, collection: str, what: str) -> None:
+        self.collection, self.what = collection, what
+        super().__init__(f"A document of collection {collection!r} with {what} is there already.")
 
 
 class WrongState(Conflict):

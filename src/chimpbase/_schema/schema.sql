@@ -1,5 +1,7 @@
 -- The schema after all migrations. `make schema` writes this file and a test compares it: read it, never edit it.
 
+create sequence chimpbase.document_version as bigint;
+
 create sequence chimpbase.entry_id as bigint;
 
 create sequence chimpbase.job_id as bigint;
@@ -63,6 +65,31 @@ create table chimpbase.consumer_slot (
   fillfactor=50,
   autovacuum_vacuum_scale_factor=0,
   autovacuum_vacuum_threshold=500
+);
+
+create table chimpbase.document (
+  collection text not null,
+  id text not null,
+  version bigint not null default nextval('chimpbase.document_version'::regclass),
+  schema integer not null default 1,
+  created_at timestamp with time zone not null default chimpbase.clock(),
+  updated_at timestamp with time zone not null default chimpbase.clock(),
+  body jsonb not null,
+  constraint document_pkey PRIMARY KEY (collection, id),
+  constraint document_body_check CHECK ((jsonb_typeof(body) = 'object'::text))
+) with (
+  fillfactor=80,
+  autovacuum_vacuum_scale_factor=0.02,
+  autovacuum_analyze_scale_factor=0.02,
+  autovacuum_vacuum_cost_delay=0
+);
+
+create table chimpbase.document_index (
+  name text not null,
+  collection text not null,
+  spec jsonb not null,
+  created_at timestamp with time zone not null default chimpbase.clock(),
+  constraint document_index_pkey PRIMARY KEY (name)
 );
 
 create table chimpbase.entry (
@@ -832,6 +859,57 @@ begin
       queues := chimpbase.ask_to_cancel(run, reason);
     end if;
   end if;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.change(body jsonb, changes jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+declare
+  one jsonb;
+  path text[];
+  value jsonb;
+  old jsonb;
+  total numeric;
+begin
+  for one in select * from jsonb_array_elements(changes) loop
+    path := array(select jsonb_array_elements_text(one -> 1));
+    value := one -> 2;
+    old := body #> path;
+    case one ->> 0
+      when 'merge' then
+        body := body || value;
+      when 'set' then
+        body := chimpbase.put_at(body, path, value);
+      when 'unset' then
+        body := body #- path;
+      when 'inc' then
+        if old is not null and jsonb_typeof(old) <> 'number' then
+          raise exception using errcode = 'CB020', message = format('inc: a %s is no number', jsonb_typeof(old));
+        end if;
+        total := coalesce(old::numeric, 0) + value::numeric;
+        if abs(total) > 9223372036854775807 and scale(total) = 0 and scale(old::numeric) = 0 then
+          raise exception using errcode = 'CB020', message = 'inc: the sum does not fit 64 bits';
+        end if;
+        body := chimpbase.put_at(body, path, to_jsonb(total));
+      when 'push' then
+        if old is not null and jsonb_typeof(old) <> 'array' then
+          raise exception using errcode = 'CB020', message = format('push: a %s is no list', jsonb_typeof(old));
+        end if;
+        body := chimpbase.put_at(body, path, coalesce(old, '[]') || jsonb_build_array(value));
+      when 'pull' then
+        if jsonb_typeof(old) = 'array' then
+          body := chimpbase.put_at(body, path, coalesce(
+            (select jsonb_agg(e order by n) from jsonb_array_elements(old) with ordinality as x (e, n) where e <> value),
+            '[]'));
+        end if;
+      else
+        raise exception using errcode = 'CB002', message = format('no change %L', one ->> 0);
+    end case;
+  end loop;
+  return body;
 end
 $function$;
 
@@ -1656,6 +1734,14 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.number_of(value jsonb)
+ RETURNS numeric
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+  select case jsonb_typeof(value) when 'number' then value::numeric when 'boolean' then value::boolean::int else 0 end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.number_option(options jsonb, name text, low double precision, high double precision)
  RETURNS double precision
  LANGUAGE plpgsql
@@ -1833,6 +1919,33 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.pick(body jsonb, paths jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE COST 1000
+AS $function$
+declare
+  picked jsonb := '{}';
+  one jsonb;
+  path text[];
+  deep int;
+begin
+  for one in select * from jsonb_array_elements(paths) loop
+    path := array(select jsonb_array_elements_text(one));
+    if body #> path is not null then
+      -- a list on the way is taken whole: its elements have no place without it
+      for deep in 1 .. cardinality(path) loop
+        if deep = cardinality(path) or jsonb_typeof(body #> path[1:deep]) = 'array' then
+          picked := chimpbase.put_at(picked, path[1:deep], body #> path[1:deep]);
+          exit;
+        end if;
+      end loop;
+    end if;
+  end loop;
+  return picked;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.publish(topic text, payload jsonb, options jsonb DEFAULT '{}'::jsonb)
  RETURNS bigint
  LANGUAGE plpgsql
@@ -1864,6 +1977,32 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.put_at(target jsonb, path text[], value jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+declare
+  inner_value jsonb;
+begin
+  if cardinality(path) = 0 then
+    return value;
+  end if;
+  if target is null then
+    target := '{}';
+  end if;
+  if jsonb_typeof(target) not in ('object', 'array') then
+    raise exception using errcode = 'CB020',
+      message = format('a %s has no member %L', jsonb_typeof(target), path[1]);
+  end if;
+  inner_value := target #> path[1:1];
+  if jsonb_typeof(target) = 'array' and inner_value is null then
+    raise exception using errcode = 'CB020', message = format('the list has no element %L', path[1]);
+  end if;
+  return jsonb_set(target, path[1:1], chimpbase.put_at(inner_value, path[2:], value), true);
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.put_signal(run chimpbase.run, name text, payload text)
  RETURNS integer
  LANGUAGE plpgsql
@@ -1876,6 +2015,16 @@ begin
   update chimpbase.run r set woken = true where r.number = put_signal.run.number and not r.woken;
   return null;
 end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.rank_of(value jsonb)
+ RETURNS smallint
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+  select case jsonb_typeof(value)
+    when 'boolean' then 1 when 'number' then 2 when 'string' then 3 when 'array' then 4 when 'object' then 5 else -1
+  end::smallint
 $function$;
 
 CREATE OR REPLACE FUNCTION chimpbase.read_entries(stream integer, shelf integer, prev_epoch integer, prev pg_snapshot, cur_epoch integer, cur pg_snapshot, floor bigint, last bigint, since timestamp with time zone, partitions integer, part integer, max_entries integer)
@@ -2314,6 +2463,14 @@ begin
   where q.dead_queue is not null;
   return null;
 end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.text_of(value jsonb)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+  select case when jsonb_typeof(value) in ('string', 'array', 'object') then value #>> '{}' else '' end
 $function$;
 
 CREATE OR REPLACE FUNCTION chimpbase.ungated(queues integer[], process bigint)
