@@ -230,3 +230,49 @@ async def test_the_app_itself_runs_meanwhile_and_not_afterwards() -> None:
                 pass
     with pytest.raises(errors.NotStarted):
         await app.call("join", "bob")
+
+
+async def test_inline_a_call_returns_when_all_it_caused_has_happened() -> None:
+    app, said = club()
+    async with rehearse(app, inline=True) as t:
+        await t.call("join", "ada")
+        assert said == ["greet ada", "send ada"]
+        async with t.transaction() as ctx:
+            await ctx.queue.enqueue(mails, Mail("bob"))
+            assert said[2:] == []
+        assert said[2:] == ["send bob"]
+        await app.call("join", "eve")
+        assert said[3:] == ["greet eve", "send eve"]
+
+
+async def test_inline_the_first_error_of_a_handler_is_raised_and_what_is_not_due_waits() -> None:
+    app = App("inline")
+
+    @app.worker(mails, retry=Retry(max_attempts=2))
+    async def send(ctx: Ctx, mail: Mail) -> None:
+        raise LookupError(mail.to)
+
+    async with rehearse(app, inline=True) as t:
+        async with t.transaction() as ctx:
+            await ctx.queue.enqueue(mails, Mail("later"), delay=60)
+        with pytest.raises(LookupError, match="now"):
+            async with t.transaction() as ctx:
+                await ctx.queue.enqueue(mails, Mail("now"))
+        assert await t.enqueued(mails) == [Mail("now"), Mail("later")]
+
+
+async def test_inline_an_action_called_by_a_job_does_not_drain() -> None:
+    app, said = App("inline"), list[str]()
+
+    @app.action
+    async def note(ctx: Ctx, what: str) -> None:
+        said.append(what)
+
+    @app.worker(mails)
+    async def send(ctx: Ctx, mail: Mail) -> None:
+        await app.call(note, f"for {mail.to}")
+
+    async with rehearse(app, inline=True) as t:
+        async with t.transaction() as ctx:
+            await ctx.queue.enqueue(mails, Mail("ada"))
+        assert said == ["for ada"]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,8 @@ from random import Random
 from typing import Any, Literal
 
 from chimpbase._app.activations import migrating
+from chimpbase._app.ctx import Ctx
+from chimpbase._app.definitions import Action
 from chimpbase._app.handlers import handling, queue_spec
 from chimpbase._app.replay import replay
 from chimpbase._app.runtime import Program, Runtime
@@ -36,6 +39,7 @@ from chimpbase._store import gates, jobs, processes, queues, rehearsal, schedule
 
 Ending = Literal["completed", "retried", "snoozed", "cancelled", "dead"]
 
+_MOST_INLINE = 10_000
 #: Nobody declares a rehearsal dead, however far its clock is moved.
 _LEASE = timedelta(days=36500)
 
@@ -85,7 +89,10 @@ class Drained:
 class RehearsedRuntime(Runtime):
     """A running app whose jobs wait for `drain` and `advance`."""
 
-    def __init__(self, app: Program, *, overrides: Mapping[str, Any], http: bool, project: Path) -> None:
+    def __init__(
+        self, app: Program, *, overrides: Mapping[str, Any], http: bool, project: Path, inline: bool = False
+    ) -> None:
+        self._inline = inline
         super().__init__(app, overrides={**overrides, "notify": False}, workers=False, http=http, project=project)
         self._random = Random(0)  # the jitter of retries is the same in every rehearsal
         self._pools: list[Db] = []
@@ -102,6 +109,26 @@ class RehearsedRuntime(Runtime):
         except BaseException:
             await self.stop()
             raise
+
+    async def call_traced(
+        self, trace: str | None, action: Action[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """As a runtime; inline, what it caused has happened when it returns."""
+        result = await super().call_traced(trace, action, args, kwargs)
+        await self._follow()
+        return result
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[Ctx]:
+        """As a runtime; inline, what it caused has happened when the block is left."""
+        async with super().transaction() as ctx:
+            yield ctx
+        await self._follow()
+
+    async def _follow(self) -> None:
+        # a call from within a job that is drained is a part of that drain
+        if self._inline and not self._draining:
+            await self.drain(raising=True, most=_MOST_INLINE)
 
     async def now(self) -> datetime:
         """The durable clock."""

@@ -157,7 +157,13 @@ class Rehearsal:
 
 @asynccontextmanager
 async def rehearse(
-    app: App, *, database_url: str | None = None, http: bool = False, project: Path | None = None, **settings: Any
+    app: App,
+    *,
+    database_url: str | None = None,
+    http: bool = False,
+    inline: bool = False,
+    project: Path | None = None,
+    **settings: Any,
 ) -> AsyncGenerator[Rehearsal]:
     """Run an app for a test: on real PostgreSQL, with nothing in the background, on a clock that the test moves.
 
@@ -165,6 +171,9 @@ async def rehearse(
     current directory), dropped at the end. They are copied within milliseconds on a private server, which is started
     once for the process; `CHIMPBASE_TEST_DATABASE_URL` names another server whose user may create databases.
     `DATABASE_URL` is never used. `settings` are those of `App.running`; `http=True, port=0` serves on a free port.
+
+    With `inline` every call and transaction, over HTTP too, is drained once it has committed: when it returns, all it
+    caused that is due has happened, and the first error of a handler is raised.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -190,17 +199,18 @@ async def rehearse(
     """
     here = project or Path.cwd()
     if database_url is None:
-        async with fresh_database(project=here) as url, _rehearsal(app, url, http, here, settings) as rehearsal:
+        async with fresh_database(project=here) as url, _rehearsal(app, url, http, inline, here, settings) as rehearsal:
             yield rehearsal
     else:
-        async with _rehearsal(app, database_url, http, here, settings) as rehearsal:
+        async with _rehearsal(app, database_url, http, inline, here, settings) as rehearsal:
             yield rehearsal
 
 
 @asynccontextmanager
 async def _rehearsal(
-    app: App, url: str, http: bool, project: Path, settings: dict[str, Any]
+    app: App, url: str, http: bool, inline: bool, project: Path, settings: dict[str, Any]
 ) -> AsyncGenerator[Rehearsal]:
-    runtime = RehearsedRuntime(app, overrides={**settings, "database_url": url}, http=http, project=project)
+    overrides = {**settings, "database_url": url}
+    runtime = RehearsedRuntime(app, overrides=overrides, http=http, project=project, inline=inline)
     async with app._run(runtime):  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         yield Rehearsal(app, runtime)
