@@ -47,7 +47,9 @@ order by queue.name;
 -- Index:  job_ready, job_wait_line, job_wait_key, job_key_open.
 select admitted.more, admitted.opens_s, job.id, job.queue, job.priority, job.sort, job.attempt, job.uncharged,
   job.crashes > 0 and job.crashes + 1 >= queue.max_crashes as suspect, job.max_attempts, job.enqueued_at, job.payload,
-  job.headers, job.key, job.terms
+  job.headers, job.key, job.terms,
+  job.terms is not null and coalesce((job.terms::jsonb ->> 'not_after')::timestamptz < chimpbase.clock(), false)
+    as expired
 from chimpbase.admit(:queue, :process, :demand, :suspects) as admitted
 left join lateral unnest(admitted.jobs) as job on true
 left join chimpbase.queue on queue.id = job.queue;

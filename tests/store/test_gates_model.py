@@ -1,0 +1,354 @@
+"""Any order of enqueueing, admitting, ending, crashing, pausing, cancelling, changing limits and time.
+
+No admission lets more through than the limits allow, and none less, and the order of keys holds. The model knows the
+limits and reads only where jobs are; what gates and keys note for themselves is for them alone to get right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from random import Random
+from typing import Any, TypeVar
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from chimpbase._core.limits import Limits, Rate
+from chimpbase._core.values import ClaimedJob, NewJob, ProcessId, QueueId, QueueSpec
+from chimpbase._pg.db import Db
+from chimpbase._schema.migrate import migrate
+from chimpbase._schema.source import own_source
+from chimpbase._store import cancels, gates, jobs, processes, queues
+
+T = TypeVar("T")
+ERROR = '{"attempt": 1, "error": "E", "message": "m"}'
+KEYS = st.sampled_from([None, "a", "a", "b", "c"])
+RATES = st.none() | st.none() | st.builds(Rate, st.integers(1, 20), per=st.just(10), burst=st.integers(1, 5))
+LIMITS = st.builds(
+    lambda concurrency, most, rate, key_rate, ordered, fair: Limits(
+        concurrency=concurrency,
+        key_concurrency=None if ordered else most,
+        rate=rate,
+        key_rate=key_rate,
+        ordered=ordered,
+        fair=fair,
+    ),
+    st.sampled_from([None, 1, 2, 4]),
+    st.sampled_from([None, None, 1, 2]),
+    RATES,
+    RATES,
+    st.sampled_from([False, False, True, "pass"]),
+    st.booleans(),
+)
+
+
+class World:
+    """A database with one queue, and an event loop to talk to it."""
+
+    def __init__(self, dsn: str) -> None:
+        self.runner = asyncio.Runner()
+        self.db: Db = self.runner.run(self._open(dsn))
+
+    async def _open(self, dsn: str) -> Db:
+        db = await Db.open(dsn, application_name="model", size=2)
+        await migrate(db, source=own_source(), random=Random())
+        async with db.acquire() as connection:
+            await queues.register(connection, [QueueSpec(name="work", kind="job", max_attempts=1000)])
+            await connection.execute("update chimpbase.queue set max_crashes = 1000, retention = null")
+        return db
+
+    def __call__(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    async def reset(self) -> None:
+        async with self.db.acquire() as connection:
+            await connection.execute(
+                "truncate chimpbase.job, chimpbase.job_wait, chimpbase.job_later, chimpbase.job_dead, chimpbase.gate, "
+                "chimpbase.key_news, chimpbase.job_key, chimpbase.process, chimpbase.job_cancel"
+            )
+            await connection.execute("update chimpbase.queue set paused_at = null")
+
+    def close(self) -> None:
+        self.runner.run(self.db.close(grace=timedelta(seconds=1)))
+        self.runner.close()
+
+
+@contextmanager
+def world_at(dsn: str) -> Iterator[World]:
+    world = World(dsn)
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+class Gates(RuleBasedStateMachine):
+    world: World
+
+    @initialize(limits=st.none() | LIMITS | LIMITS)
+    def begin(self, limits: Limits | None) -> None:
+        self.world(self.world.reset())
+        self.queue: QueueId = self.value("select id from chimpbase.queue")
+        self.limits: Limits | None = None
+        self.declared, self.overridden = Limits(), dict[str, Any]()
+        self.shift = timedelta(0)
+        self.world.db.shift_clock(self.shift)
+        self.processes: list[ProcessId] = [self.register(), self.register()]
+        self.held: list[tuple[ProcessId, ClaimedJob]] = []
+        self.starts: list[tuple[str, float]] = []
+        if limits is not None:
+            self.declare(limits)
+
+    # What happens
+
+    @rule(
+        key=KEYS, priority=st.integers(0, 1), number=st.integers(1, 6), delay=st.sampled_from([None, None, None, 3.0])
+    )
+    def enqueue(self, key: str | None, priority: int, number: int, delay: float | None) -> None:
+        new = NewJob(
+            queue=self.queue,
+            payload="1",
+            key=key,
+            priority=priority,
+            delay=None if delay is None else timedelta(seconds=delay),
+        )
+        self.do(jobs.enqueue, [new] * number)
+
+    @rule(limits=LIMITS)
+    def declare(self, limits: Limits) -> None:
+        self.do(gates.declare, limits={"work": limits.stored()})
+        self.declared = limits
+        self.change()
+
+    @rule(override=st.sampled_from([{}, {}, {"concurrency": 2}, {"concurrency": None}, {"key_rate": None}]))
+    @precondition(lambda self: self.limits is not None)
+    def override(self, override: dict[str, Any]) -> None:
+        self.do(gates.override, name="work", limits=override)
+        self.overridden = override
+        self.change()
+
+    def change(self) -> None:
+        limits = replace(self.declared, **self.overridden)
+        self.starts = []
+        found = self.do(gates.list_all)
+        # a queue without any limits has no gate, unless it had one before
+        assert [status.effective for status in found] == [limits.stored()] * len(found)
+        assert found or not limits.stored()
+        self.limits = limits if found else None
+
+    @rule(which=st.integers(0, 1), demand=st.integers(1, 6))
+    def admit(self, which: int, demand: int) -> None:
+        process = self.processes[which]
+        admitted = self.do(gates.admit, queue=self.queue, process=process, demand=demand, suspects=True)
+        while admitted.more:
+            assert not admitted.jobs
+            admitted = self.do(gates.admit, queue=self.queue, process=process, demand=demand, suspects=True)
+        self.held += [(process, job) for job in admitted.jobs]
+        if self.limits is None:
+            assert admitted.jobs == []
+        else:
+            self.check_admitted(admitted.jobs)
+            if len(admitted.jobs) < demand:
+                self.check_nothing_else_may_start(admitted.opens_s)
+
+    @rule(which=st.integers(0, 1), demand=st.integers(1, 6))
+    def claim(self, which: int, demand: int) -> None:
+        process = self.processes[which]
+        wanted = jobs.Demand(queue=self.queue, jobs=demand, after=jobs.FROM_THE_START)
+        claimed = self.do(jobs.claim, process=process, demands=[wanted], suspects=True)
+        assert self.limits is None or claimed == []
+        self.held += [(process, job) for job in claimed]
+
+    @rule(
+        data=st.data(), how=st.sampled_from(["finish", "finish", "fail", "snooze", "give back", "bury", "unreachable"])
+    )
+    @precondition(lambda self: bool(self.held))
+    def end(self, data: st.DataObject, how: str) -> None:
+        process, job = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
+        id, attempt, later = job.id, job.attempt, timedelta(seconds=2)
+        match how:
+            case "finish":
+                ended = self.do(jobs.finish, process=process, jobs=[jobs.Finished(id, attempt, "completed")])
+            case "fail":
+                ended = self.do(jobs.put_off, process=process, jobs=[jobs.PutOff(id, attempt, later, True, ERROR)])
+            case "unreachable":
+                ended = self.do(jobs.put_off, process=process, jobs=[jobs.PutOff(id, attempt, later, False, ERROR)])
+            case "snooze":
+                ended = self.do(jobs.put_off, process=process, jobs=[jobs.PutOff(id, attempt, later, False, None)])
+            case "bury":
+                ended = self.do(jobs.dead_letter, process=process, jobs=[jobs.Dead(id, attempt, "rejected", ERROR)])
+            case _:
+                ended = self.do(jobs.give_back, process=process, jobs=[job])
+        assert ended == {id}
+
+    @rule(which=st.integers(0, 1))
+    def crash(self, which: int) -> None:
+        dead, self.processes[which] = self.processes[which], self.register()
+        self.do(processes.expire, gone=[dead])
+        rescued = self.do(jobs.rescue, processes=[dead], error=ERROR)
+        assert {one.id for one in rescued} == {job.id for process, job in self.held if process == dead}
+        assert self.do(gates.admit, queue=self.queue, process=dead, demand=5, suspects=True).jobs == []
+        self.held = [(process, job) for process, job in self.held if process != dead]
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 2.5, 30.0]))
+    def wait(self, seconds: float) -> None:
+        self.shift += timedelta(seconds=seconds)
+        self.world.db.shift_clock(self.shift)
+        while self.do(jobs.promote, max_jobs=100).count:
+            pass
+
+    @rule(which=st.integers(0, 1), demand=st.integers(1, 6))
+    def admit_more(self, which: int, demand: int) -> None:
+        self.admit(which, demand)
+
+    @rule(which=st.integers(0, 1))
+    def pause_and_resume(self, which: int) -> None:
+        self.do(queues.pause, name="work", by="me", reason=None)
+        process = self.processes[which]
+        assert self.do(gates.admit, queue=self.queue, process=process, demand=5, suspects=True).jobs == []
+        self.do(queues.resume, name="work")
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        waiting = self.rows(
+            "select id from chimpbase.job_wait union all select id from chimpbase.job_later order by id"
+        )
+        if waiting:
+            job = data.draw(st.sampled_from([row[0] for row in waiting]))
+            assert self.do(cancels.cancel, job=job, reason=None).outcome == "cancelled"
+
+    @rule()
+    def prune(self) -> None:
+        self.do(gates.prune, max_rows=100)
+
+    # What must hold
+
+    @invariant()
+    def what_is_held_is_what_runs(self) -> None:
+        rows = self.rows("select process, id, attempt from chimpbase.job where process is not null")
+        mine = sorted((process, job.id, job.attempt) for process, job in self.held)
+        assert sorted(tuple(row) for row in rows) == mine
+
+    def check_admitted(self, admitted: list[ClaimedJob]) -> None:
+        limits = self.limits
+        assert limits is not None
+        if not admitted:
+            return
+        running = Counter(job.key for _, job in self.held)
+        assert running.total() <= (limits.concurrency or math.inf)
+        for job in admitted:
+            if job.key is not None:
+                assert running[job.key] <= self.most_of_key()
+                if limits.ordered:
+                    self.check_first_in_line(job)
+        for job in admitted:
+            (at,) = self.rows("select claimed_at from chimpbase.job where id = $1", job.id)[0]
+            self.starts.append((job.key or "", at.timestamp()))
+        for rate, starts in self.metered(limits):
+            self.check_rate(rate, starts)
+
+    def most_of_key(self) -> float:
+        assert self.limits is not None
+        return 1 if self.limits.ordered else self.limits.key_concurrency or math.inf
+
+    def check_first_in_line(self, job: ClaimedJob) -> None:
+        waiting = self.rows(
+            "select priority, id from chimpbase.job_wait where key = $1 union all "
+            "select priority, id from chimpbase.job where key = $1 and process is null",
+            job.key,
+        )
+        assert all((job.priority, job.id) < tuple(other) for other in waiting)
+        if self.limits is not None and self.limits.ordered is True:
+            assert job.key not in self.retrying()
+
+    def retrying(self) -> set[str]:
+        """The keys that are held by a job that failed and will run again."""
+        return {
+            row[0] for row in self.rows("select key from chimpbase.job_later where errors is not null and key > ''")
+        }
+
+    def metered(self, limits: Limits) -> Iterator[tuple[Rate, list[float]]]:
+        if limits.rate is not None:
+            yield limits.rate, [at for _, at in self.starts]
+        if limits.key_rate is not None:
+            for key in {key for key, _ in self.starts} - {""}:
+                yield limits.key_rate, [at for other, at in self.starts if other == key]
+
+    def check_rate(self, rate: Rate, starts: list[float]) -> None:
+        speed = rate.limit / rate.per.total_seconds()
+        for first, began in enumerate(starts):
+            for last in range(first, len(starts)):
+                assert last - first + 1 <= rate.burst + speed * (starts[last] - began) + 1e-3
+
+    def check_nothing_else_may_start(self, opens_s: float | None) -> None:
+        """An admission that came back with less than was asked for has left nothing behind that may start."""
+        limits = self.limits
+        assert limits is not None
+        if len(self.held) >= (limits.concurrency or math.inf):
+            return
+        waiting = {row[0] for row in self.rows("select distinct key from chimpbase.job_wait")}
+        running = Counter(job.key for _, job in self.held)
+        held = self.retrying() if limits.ordered is True else set[str]()
+        may = {key for key in waiting if not key or (running[key] < self.most_of_key() and key not in held)}
+        if may:
+            # only a bucket can hold them, and then it is known when it opens
+            assert limits.rate is not None or (limits.key_rate is not None and "" not in may)
+            assert opens_s is not None
+            assert 0 < opens_s <= 10
+        assert self.rows("select 1 from chimpbase.job where process is null") == []
+
+    # How
+
+    def do(self, function: Any, *args: Any, **options: Any) -> Any:
+        async def work() -> Any:
+            async with self.world.db.acquire() as connection:
+                return await function(connection, *args, **options)
+
+        return self.world(work())
+
+    def rows(self, sql: str, *args: object) -> list[asyncpg.Record]:
+        async def work() -> Any:
+            async with self.world.db.acquire() as connection:
+                return await connection.fetch(sql, *args)
+
+        return self.world(work())
+
+    def value(self, sql: str) -> Any:
+        return self.rows(sql)[0][0]
+
+    def register(self) -> ProcessId:
+        lease = timedelta(days=1)
+        return self.do(processes.register, app="x", host="x", pid=1, version="1", lease=lease, queues=[])
+
+
+@pytest.mark.timeout(180)
+def test_no_order_of_events_breaks_a_limit(dsn: str) -> None:
+    with world_at(dsn) as world:
+        machine = type("GatesHere", (Gates,), {"world": world})
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=60,
+                stateful_step_count=40,
+                deadline=None,
+                derandomize=True,
+                suppress_health_check=list(HealthCheck),
+                phases=[Phase.generate],
+            ),
+        )
