@@ -18,16 +18,8 @@ from typing import Any, TypeVar
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
 
 from chimpbase._core.limits import Limits, Rate
 from chimpbase._core.values import ClaimedJob, NewJob, ProcessId, QueueId, QueueSpec
@@ -98,11 +90,11 @@ def world_at(dsn: str) -> Iterator[World]:
         world.close()
 
 
-class Gates(RuleBasedStateMachine):
-    world: World
+class Story:
+    """What happens to the queue, one event after another."""
 
-    @initialize(limits=st.none() | LIMITS | LIMITS)
-    def begin(self, limits: Limits | None) -> None:
+    def __init__(self, world: World, limits: Limits | None) -> None:
+        self.world = world
         self.world(self.world.reset())
         self.queue: QueueId = self.value("select id from chimpbase.queue")
         self.limits: Limits | None = None
@@ -117,9 +109,6 @@ class Gates(RuleBasedStateMachine):
 
     # What happens
 
-    @rule(
-        key=KEYS, priority=st.integers(0, 1), number=st.integers(1, 6), delay=st.sampled_from([None, None, None, 3.0])
-    )
     def enqueue(self, key: str | None, priority: int, number: int, delay: float | None) -> None:
         new = NewJob(
             queue=self.queue,
@@ -130,15 +119,14 @@ class Gates(RuleBasedStateMachine):
         )
         self.do(jobs.enqueue, [new] * number)
 
-    @rule(limits=LIMITS)
     def declare(self, limits: Limits) -> None:
         self.do(gates.declare, limits={"work": limits.stored()})
         self.declared = limits
         self.change()
 
-    @rule(override=st.sampled_from([{}, {}, {"concurrency": 2}, {"concurrency": None}, {"key_rate": None}]))
-    @precondition(lambda self: self.limits is not None)
     def override(self, override: dict[str, Any]) -> None:
+        if self.limits is None:
+            return
         self.do(gates.override, name="work", limits=override)
         self.overridden = override
         self.change()
@@ -152,7 +140,6 @@ class Gates(RuleBasedStateMachine):
         assert found or not limits.stored()
         self.limits = limits if found else None
 
-    @rule(which=st.integers(0, 1), demand=st.integers(1, 6))
     def admit(self, which: int, demand: int) -> None:
         process = self.processes[which]
         admitted = self.do(gates.admit, queue=self.queue, process=process, demand=demand, suspects=True)
@@ -167,7 +154,6 @@ class Gates(RuleBasedStateMachine):
             if len(admitted.jobs) < demand:
                 self.check_nothing_else_may_start(admitted.opens_s)
 
-    @rule(which=st.integers(0, 1), demand=st.integers(1, 6))
     def claim(self, which: int, demand: int) -> None:
         process = self.processes[which]
         wanted = jobs.Demand(queue=self.queue, jobs=demand, after=jobs.FROM_THE_START)
@@ -175,12 +161,10 @@ class Gates(RuleBasedStateMachine):
         assert self.limits is None or claimed == []
         self.held += [(process, job) for job in claimed]
 
-    @rule(
-        data=st.data(), how=st.sampled_from(["finish", "finish", "fail", "snooze", "give back", "bury", "unreachable"])
-    )
-    @precondition(lambda self: bool(self.held))
-    def end(self, data: st.DataObject, how: str) -> None:
-        process, job = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
+    def end(self, which: int, how: str) -> None:
+        if not self.held:
+            return
+        process, job = self.held.pop(which % len(self.held))
         id, attempt, later = job.id, job.attempt, timedelta(seconds=2)
         match how:
             case "finish":
@@ -197,7 +181,6 @@ class Gates(RuleBasedStateMachine):
                 ended = self.do(jobs.give_back, process=process, jobs=[job])
         assert ended == {id}
 
-    @rule(which=st.integers(0, 1))
     def crash(self, which: int) -> None:
         dead, self.processes[which] = self.processes[which], self.register()
         self.do(processes.expire, gone=[dead])
@@ -206,40 +189,31 @@ class Gates(RuleBasedStateMachine):
         assert self.do(gates.admit, queue=self.queue, process=dead, demand=5, suspects=True).jobs == []
         self.held = [(process, job) for process, job in self.held if process != dead]
 
-    @rule(seconds=st.sampled_from([0.1, 1.0, 2.5, 30.0]))
     def wait(self, seconds: float) -> None:
         self.shift += timedelta(seconds=seconds)
         self.world.db.shift_clock(self.shift)
         while self.do(jobs.promote, max_jobs=100).count:
             pass
 
-    @rule(which=st.integers(0, 1), demand=st.integers(1, 6))
-    def admit_more(self, which: int, demand: int) -> None:
-        self.admit(which, demand)
-
-    @rule(which=st.integers(0, 1))
     def pause_and_resume(self, which: int) -> None:
         self.do(queues.pause, name="work", by="me", reason=None)
         process = self.processes[which]
         assert self.do(gates.admit, queue=self.queue, process=process, demand=5, suspects=True).jobs == []
         self.do(queues.resume, name="work")
 
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
+    def cancel(self, which: int) -> None:
         waiting = self.rows(
             "select id from chimpbase.job_wait union all select id from chimpbase.job_later order by id"
         )
         if waiting:
-            job = data.draw(st.sampled_from([row[0] for row in waiting]))
+            job = waiting[which % len(waiting)][0]
             assert self.do(cancels.cancel, job=job, reason=None).outcome == "cancelled"
 
-    @rule()
     def prune(self) -> None:
         self.do(gates.prune, max_rows=100)
 
     # What must hold
 
-    @invariant()
     def what_is_held_is_what_runs(self) -> None:
         rows = self.rows("select process, id, attempt from chimpbase.job where process is not null")
         mine = sorted((process, job.id, job.attempt) for process, job in self.held)
@@ -337,18 +311,56 @@ class Gates(RuleBasedStateMachine):
         return self.do(processes.register, app="x", host="x", pid=1, version="1", lease=lease, queues=[])
 
 
+WHICH, DEMAND = st.integers(0, 1), st.integers(1, 6)
+HOWS = ["finish", "finish", "finish", "fail", "fail", "snooze", "give back", "bury", "unreachable"]
+#: What may happen, and how often beside the rest.
+EVENTS: list[tuple[int, Any, dict[str, st.SearchStrategy[Any]]]] = [
+    (
+        6,
+        Story.enqueue,
+        {
+            "key": KEYS,
+            "priority": st.integers(0, 1),
+            "number": st.integers(1, 6),
+            "delay": st.sampled_from([None, None, None, 3.0]),
+        },
+    ),
+    (10, Story.admit, {"which": WHICH, "demand": DEMAND}),
+    (12, Story.end, {"which": st.integers(0, 20), "how": st.sampled_from(HOWS)}),
+    (3, Story.wait, {"seconds": st.sampled_from([0.1, 1.0, 2.5, 30.0])}),
+    (1, Story.claim, {"which": WHICH, "demand": DEMAND}),
+    (1, Story.crash, {"which": WHICH}),
+    (1, Story.cancel, {"which": st.integers(0, 20)}),
+    (1, Story.pause_and_resume, {"which": WHICH}),
+    (1, Story.declare, {"limits": LIMITS}),
+    (
+        1,
+        Story.override,
+        {"override": st.sampled_from([{}, {}, {"concurrency": 2}, {"concurrency": None}, {"key_rate": None}])},
+    ),
+    (1, Story.prune, {}),
+]
+EVENT = st.sampled_from([n for n, (weight, _, _) in enumerate(EVENTS) for _ in range(weight)]).flatmap(
+    lambda n: st.tuples(st.just(n), st.fixed_dictionaries(EVENTS[n][2]))
+)
+
+
 @pytest.mark.timeout(180)
 def test_no_order_of_events_breaks_a_limit(dsn: str) -> None:
     with world_at(dsn) as world:
-        machine = type("GatesHere", (Gates,), {"world": world})
-        run_state_machine_as_test(
-            machine,
-            settings=settings(
-                max_examples=60,
-                stateful_step_count=40,
-                deadline=None,
-                derandomize=True,
-                suppress_health_check=list(HealthCheck),
-                phases=[Phase.generate],
-            ),
+
+        @settings(
+            max_examples=50,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate],
         )
+        @given(limits=st.none() | LIMITS | LIMITS, events=st.lists(EVENT, min_size=25, max_size=50))
+        def tell(limits: Limits | None, events: list[tuple[int, dict[str, Any]]]) -> None:
+            story = Story(world, limits)
+            for n, arguments in events:
+                EVENTS[n][1](story, **arguments)
+                story.what_is_held_is_what_runs()
+
+        tell()

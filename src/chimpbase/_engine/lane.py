@@ -126,8 +126,6 @@ class Lane:
         if not self._buffer or perf_counter() - self._moved_s < _STALE_S:
             return []
         self.hot = True
-        #: Slots that wait for a job which is being stored for them.
-        self.promised = 0
         self.sweep()
         return self.empty()
 

@@ -7,12 +7,17 @@
 -- One row for each, in order: id, whether it is leased, and when it was enqueued.
 -- Touches: chimpbase.queue and gate, which may keep them from running.
 -- Locks:  the process row (key share), so that nobody declares it dead in between.
-with me as materialized (
+with held as materialized (
   select id
   from chimpbase.process
   where id = :process
     and dead_at is null
   for key share
+),
+me as materialized (
+  -- asked once the process is locked: see chimpbase.ungated
+  select id, chimpbase.ungated(:queues::int[], id) as ungated
+  from held
 ),
 new as materialized (
   select nextval('chimpbase.job_id') as id, given.*
@@ -28,8 +33,7 @@ stored as (
     holder.id, case when holder.id is null then 0 else 1 end, case when holder.id is not null then chimpbase.clock() end
   from new
   join chimpbase.queue on queue.id = new.queue
-  left join me as holder on queue.paused_at is null
-    and not exists (select 1 from chimpbase.gate where gate.queue = new.queue)
+  left join me as holder on queue.paused_at is null and new.queue = any (holder.ungated)
   returning id, process is not null as born, enqueued_at
 )
 select stored.id, stored.born, stored.enqueued_at

@@ -226,7 +226,7 @@ as $$
 #variable_conflict use_column
 declare
   limits constant jsonb := chimpbase.limits_of(gate);
-  in_line constant boolean := limits ->> 'ordered' = 'strict';
+  in_line constant boolean := coalesce(limits ->> 'ordered' = 'strict', false);
   most constant int := case when limits ? 'ordered' then 1 else (limits ->> 'key_concurrency')::int end;
   burst constant double precision := limits #>> '{key_rate,burst}';
   speed constant double precision := (limits #>> '{key_rate,limit}')::float8 / (limits #>> '{key_rate,per}')::float8;
