@@ -138,6 +138,7 @@ class Claimer(Service):
             self._claims.give_back(lane.stale())
             if lane.sweep_in() == 0:
                 lane.hot = True
+        self._look_again_at_what_waits()
         if self._finisher.pending > _MOST_PENDING:
             return 0.01
         asked = [
@@ -171,8 +172,7 @@ class Claimer(Service):
             return None
         for lane, demand in asked:
             lane.take(sorted_out[demand.queue], process=process, asked=demand, seconds=seconds)
-        if any(lane.held > lane.running for lane in self._lanes.values()):
-            self.wake_in(1.0)
+        self._look_again_at_what_waits()
         sweeps = [due_s for lane in self._lanes.values() if (due_s := lane.sweep_in()) is not None]
         if sweeps:
             self.wake_in(min(sweeps))
@@ -199,6 +199,11 @@ class Claimer(Service):
             self._claims.forget(lane.empty())
         self._claims.suspect_ended()
         await self._cancel()
+
+    def _look_again_at_what_waits(self) -> None:
+        # also when nothing is claimed: it may be stale by then
+        if any(lane.held > lane.running for lane in self._lanes.values()):
+            self.wake_in(1.0)
 
     def _hungry(self, queue: QueueId) -> None:
         self._gates.get(queue, self).wake()
