@@ -11,7 +11,7 @@ from chimpbase._app.blueprint import Blueprint
 from chimpbase._app.collection_token import Collection, Index
 from chimpbase._app.cron_client import Schedule
 from chimpbase._app.ctx import Ctx
-from chimpbase._app.decorators import action, cron, step, subscribe, worker, workflow
+from chimpbase._app.decorators import action, consumer, cron, step, subscribe, worker, workflow
 from chimpbase._app.entries import Entry
 from chimpbase._app.kv_token import KV
 from chimpbase._app.old_run import OldRun
@@ -70,6 +70,7 @@ __all__ = [
     "Update",
     "Wf",
     "action",
+    "consumer",
     "cron",
     "errors",
     "every",

@@ -29,7 +29,7 @@ from chimpbase._pg import lexer
 from chimpbase._pg.db import Db
 
 #: What the engine does when nothing is to be done is not counted: it looks around, and keeps its leases.
-COUNTED = {"begin", "commit", "insert", "jobs", "runs", "events", "kv"}
+COUNTED = {"begin", "commit", "insert", "jobs", "runs", "events", "kv", "streams", "consumers"}
 
 
 class Bomb:

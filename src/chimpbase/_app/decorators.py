@@ -13,6 +13,7 @@ from chimpbase._app.ctx import Ctx
 from chimpbase._app.decorator_arguments import Keeper
 from chimpbase._app.decorators_cron import CronDecorator
 from chimpbase._app.decorators_jobs import SubscribeDecorator, WorkerDecorator
+from chimpbase._app.decorators_streams import ConsumerDecorator
 from chimpbase._app.decorators_workflows import StepDecorator, WorkflowDecorator
 from chimpbase._app.definitions import Action
 from chimpbase._app.sync import SyncCtx
@@ -28,7 +29,9 @@ class _DecorateAction(Protocol):
     def __call__(self, function: Callable[Concatenate[SyncCtx, P], R], /) -> Action[P, R]: ...
 
 
-class Decorators(WorkerDecorator, SubscribeDecorator, CronDecorator, StepDecorator, WorkflowDecorator, Keeper):
+class Decorators(
+    WorkerDecorator, SubscribeDecorator, CronDecorator, ConsumerDecorator, StepDecorator, WorkflowDecorator, Keeper
+):
     """All decorators. An App is one too: there they also register."""
 
     @overload
@@ -56,6 +59,7 @@ class Decorators(WorkerDecorator, SubscribeDecorator, CronDecorator, StepDecorat
 
 _free = Decorators()
 action = _free.action
+consumer = _free.consumer
 worker = _free.worker
 subscribe = _free.subscribe
 cron = _free.cron

@@ -8,11 +8,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
 
 from chimpbase._app.old_run import OldRun
-from chimpbase._app.tokens import Event, Queue
+from chimpbase._app.tokens import Event, Queue, Stream
 from chimpbase._core.codec import Codec, codec_for
 from chimpbase._core.cron import Cadence
 from chimpbase._core.errors import UsageError
@@ -173,6 +173,20 @@ class Cron(Definition, Generic[T]):
     def cadence(self) -> Cadence | None:
         """When its own schedule is due; None when it only has schedules that are made at run time."""
         return Cadence(self.schedule.expression, self.schedule.tz) if self.schedule else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consumer(Definition, Generic[T]):
+    """A durable reader of a stream, and what is done about its entries, a batch at a time."""
+
+    stream: Stream[T]
+    batch: int
+    partitions: int
+    start: Literal["beginning", "now"] | datetime
+    retry: Retry
+    poison: Literal["dead_letter", "pause"]
+    timeout: timedelta | None
+    kind = "consumer"
 
 
 @dataclass(frozen=True, kw_only=True)

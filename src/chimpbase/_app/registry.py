@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from chimpbase._app.collection_token import Collection
-from chimpbase._app.definitions import Action, Cron, Definition, Step, Subscription, Worker, Workflow
+from chimpbase._app.definitions import Action, Consumer, Cron, Definition, Step, Subscription, Worker, Workflow
 from chimpbase._app.kv_token import KV
 from chimpbase._app.tokens import Event, Queue, Signal, Stream, Token
 from chimpbase._core.codec import Codec, codec_for
@@ -22,6 +22,7 @@ T = TypeVar("T")
 Queued = Worker[Any] | Subscription[Any] | Cron[Any] | Workflow[Any, Any]
 Entry = (
     Queued
+    | Consumer[Any]
     | Action[..., Any]
     | Step[..., Any]
     | Queue[Any]
@@ -31,7 +32,7 @@ Entry = (
     | KV[Any]
     | Collection[Any]
 )
-_KINDS = (Worker, Subscription, Cron, Workflow, Action, Step, Queue, Event, Signal, Stream, KV, Collection)
+_KINDS = (Consumer, Worker, Subscription, Cron, Workflow, Action, Step, Queue, Event, Signal, Stream, KV, Collection)
 
 
 class Registry:
@@ -44,6 +45,7 @@ class Registry:
         self._crons: dict[str, Cron[Any]] = {}
         self._workflows: dict[tuple[str, int], Workflow[Any, Any]] = {}
         self._steps: dict[str, Step[..., Any]] = {}
+        self._consumers: dict[str, Consumer[Any]] = {}
         self._tokens: dict[str, dict[str, Token[Any]]] = {
             "queue": {},
             "event": {},
@@ -81,6 +83,9 @@ class Registry:
                 self._put(self._crons, entry.name, entry)
             case Workflow():
                 self._put(self._workflows, (entry.name, entry.version), entry)
+            case Consumer():
+                self._put(self._consumers, entry.name, entry)
+                self._add_token(entry.stream)
             case Step():
                 self._put(self._steps, entry.name, entry)
             case Queue() | Event() | Signal() | Stream() | KV() | Collection():
@@ -173,7 +178,15 @@ class Registry:
 
     def definitions(self) -> Iterator[Definition]:
         """Every definition, by kind and then by name."""
-        for kind in (self._actions, self._workers, self._subscriptions, self._crons, self._workflows, self._steps):
+        for kind in (
+            self._actions,
+            self._workers,
+            self._subscriptions,
+            self._crons,
+            self._workflows,
+            self._steps,
+            self._consumers,
+        ):
             yield from (definition for _, definition in sorted(kind.items()))
 
     def _put(self, kind: dict[Any, D], key: object, definition: D) -> None:

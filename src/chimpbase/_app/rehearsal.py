@@ -28,6 +28,7 @@ from chimpbase._core.errors import UsageError
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.values import ClaimedJob, JobId, ProcessId, QueueId
 from chimpbase._engine.attempt import Attempt, Handling, Outcome
+from chimpbase._engine.consumer import Consumer
 from chimpbase._engine.engine import Engine
 from chimpbase._engine.executor import Executor
 from chimpbase._engine.finisher import Finisher
@@ -100,6 +101,7 @@ class RehearsedRuntime(Runtime):
         self._lanes: Db | None = None
         self._crew: _Crew | None = None
         self._draining = False
+        self._consumers: list[Consumer] = []
 
     async def start(self) -> None:
         """As a runtime; the last act is to hire who runs the jobs."""
@@ -150,7 +152,19 @@ class RehearsedRuntime(Runtime):
         endings: Counter[Ending] = Counter()
         failures: list[Failure] = []
         try:
-            while (claimed := await self._crew.claim(schedules=schedules)) is not None:
+            while True:
+                claimed = await self._crew.claim(schedules=schedules)
+                if claimed is None:
+                    batch = await self._consume(raising=raising)
+                    if batch is None:
+                        break
+                    endings[batch] += 1
+                    if endings.total() > most:
+                        raise UsageError(
+                            f"{most} attempts have run and consumers have more to do. If they make each other work for "
+                            "ever, run fewer with drain(most=...) and look; if there is that much, allow more."
+                        )
+                    continue
                 if endings.total() >= most:
                     await self._crew.give_back(claimed)
                     raise UsageError(
@@ -236,6 +250,20 @@ class RehearsedRuntime(Runtime):
         handlings += migrating(self._stage(), ids)
         self._crew = _Crew(self.lanes, handlings, process=process, random=self._random)
         self._rooms.push_async_callback(self._crew.leave)
+        self._consumers = [
+            Consumer(self.lanes, one, process=lambda: process, random=self._random.random)
+            for one in await self._consumings()
+        ]
+
+    async def _consume(self, *, raising: bool) -> Ending | None:
+        """Consume one batch; None when every consumer has read everything."""
+        for consumer in self._consumers:
+            if (batch := await consumer.take()) is not None:
+                error = await consumer.run(batch)
+                if error is not None and raising:
+                    raise error
+                return "completed" if error is None else "retried"
+        return None
 
 
 class _Crew:

@@ -18,16 +18,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from chimpbase._app.activations import migrating
 from chimpbase._app.backstage import Backstage
 from chimpbase._app.collection_indexes import create_all
 from chimpbase._app.config import read_secrets, read_settings
+from chimpbase._app.consuming import consuming_of, declare_consumers
 from chimpbase._app.crew import Crew
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.declare import declare
-from chimpbase._app.definitions import Action
+from chimpbase._app.definitions import Action, Consumer
 from chimpbase._app.edges import Edge, EdgeEntry, make_edge
 from chimpbase._app.handlers import handling, queue_spec
 from chimpbase._app.invoke import invoke
@@ -38,6 +39,7 @@ from chimpbase._app.threads import Threads
 from chimpbase._app.unit import Unit
 from chimpbase._core.settings import Settings
 from chimpbase._core.values import QueueId
+from chimpbase._engine.consumer import Consuming
 from chimpbase._engine.engine import CHANNEL, Engine, Identity, Pace
 from chimpbase._engine.keepers import ServerKeeper
 from chimpbase._pg.bell import Bell
@@ -236,11 +238,18 @@ class Runtime:
             ]
             handlings += migrating(self._backstage, ids)
             self._rooms.push_async_callback(self._stop_engine, engine)
-            await engine.start(handlings)
+            await engine.start(handlings, await self._consumings())
         for lost in forgotten(self.app.registry):
             _log.warning("%s is defined but not registered; add it to App(register=[...])", lost.title)
         if self.http:
             await self._start_edge("http")
+
+    async def _consumings(self) -> list[Consuming]:
+        definitions = [
+            cast("Consumer[Any]", one) for one in self.app.registry.definitions() if isinstance(one, Consumer)
+        ]
+        declared = await declare_consumers(self._stage().db, definitions)
+        return [await consuming_of(self._stage(), one, declared[one.name]) for one in definitions]
 
     async def _find_database(self) -> tuple[str, EmbeddedServer | None]:
         dsn = effective_dsn(self.settings.database_url, environ=os.environ)

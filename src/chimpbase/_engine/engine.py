@@ -20,6 +20,8 @@ from chimpbase._engine.births import Births
 from chimpbase._engine.canceller import Canceller
 from chimpbase._engine.claimer import Claimer
 from chimpbase._engine.claims import Claims
+from chimpbase._engine.consumer import Consuming
+from chimpbase._engine.consumer_group import ConsumerGroup, StreamKeeper
 from chimpbase._engine.executor import Executor
 from chimpbase._engine.finisher import Finisher
 from chimpbase._engine.heart import Heart
@@ -91,6 +93,7 @@ class Engine:
         self._recovery: asyncio.Task[None] | None = None
         self._ended: set[Callable[[str], None]] = set()
         self.tails = Tails()
+        self._group: ConsumerGroup | None = None
         self._promoter = Promoter(db, on_ready=self.ready, random=random)
         self._holdings: set[tuple[JobId, int]] = set()
         self._finisher = Finisher(db, process=self._current, holdings=self._holdings, random=random)
@@ -132,6 +135,8 @@ class Engine:
         """These streams have new entries, committed by now: wake who reads them, here or elsewhere."""
         wanted = set(streams)
         self.tails.appended(wanted)
+        if self._group is not None:
+            self._group.appended(wanted)
         if self._bell is not None:
             for stream in wanted:
                 self._bell.ring(f"s{stream}")
@@ -170,7 +175,7 @@ class Engine:
 
     # Life
 
-    async def start(self, handlings: Sequence[Handling]) -> None:
+    async def start(self, handlings: Sequence[Handling], consumers: Sequence[Consuming] = ()) -> None:
         """Begin to work these queues."""
         queues = [handling.queue for handling in handlings]
         await self._join(queues)
@@ -202,6 +207,7 @@ class Engine:
             every_s=lease_s / 3,
             random=self._random,
         )
+        group = self._group = ConsumerGroup(self._db, consumers, process=self._current, random=self._random)
         canceller = Canceller(
             self._db, process=self._current, on_asked=claimer.cancel, on_passed_on=self.look, random=self._random
         )
@@ -216,10 +222,12 @@ class Engine:
             scheduler=scheduler,
             rescuer=rescuer,
             canceller=canceller,
+            consumers=group.ids,
+            on_behind=group.behind,
             random=self._random,
         )
         keepers = [self._promoter, scheduler, rescuer, canceller, *await self._housekeepers()]
-        self._services = [*keepers, claimer, lookout]
+        self._services = [*keepers, claimer, *group.services, lookout]
         for service in self._services:
             service.start()
         if self._make_listener is not None:
@@ -233,7 +241,8 @@ class Engine:
         horizon = Horizon(self._db, age=timedelta(minutes=1), every_s=60, random=self._random)
         # the day's history must be there before any job ends: one that ends while it is attached is refused by it
         await pruner.tick()
-        return [pruner, sweeper, horizon]
+        days = StreamKeeper(self._db, days_ahead=3, every_s=600, random=self._random)
+        return [pruner, sweeper, horizon, days]
 
     async def stop(self, *, grace: timedelta | None = None) -> None:
         """Stop cleanly; jobs still running after the grace go back to their queues without an attempt charged."""
@@ -246,6 +255,8 @@ class Engine:
         await asyncio.gather(*(service.stop() for service in self._services))
         if self._claimer is not None:
             await self._claimer.drain(grace_s=(self._pace.grace if grace is None else grace).total_seconds())
+        if self._group is not None:
+            await self._group.drain(grace_s=(self._pace.grace if grace is None else grace).total_seconds())
         await self.activator.close()
         await self._finisher.drain(patience_s=2.0)
         if self._heart is not None:
@@ -301,6 +312,8 @@ class Engine:
             except DatabaseError:
                 await asyncio.sleep(pause_s)
                 pause_s = min(1.0, pause_s * 2)
+        if self._group is not None:
+            self._group.abandon()
         await claimer.abandon()
         claimer.ready(claimer.queues)
 
@@ -314,7 +327,10 @@ class Engine:
             self._look_here()
         if self._claimer is not None:
             self._claimer.ready(QueueId(int(queue)) for queue in words if queue.isdigit())
-        self.tails.appended(int(word[1:]) for word in words if word[:1] == "s" and word[1:].isdigit())
+        streams = {int(word[1:]) for word in words if word[:1] == "s" and word[1:].isdigit()}
+        self.tails.appended(streams)
+        if self._group is not None:
+            self._group.appended(streams)
         for verb, _, run in (word.partition(":") for word in words):
             if verb in ("cancel", "pause") and run.isdigit():
                 self.activator.disturb(int(run), cancel=verb == "cancel")

@@ -37,20 +37,24 @@ class Lookout(Service):
         scheduler: Service,
         rescuer: Service,
         canceller: Service,
+        consumers: Sequence[int],
+        on_behind: Callable[[Sequence[int]], None],
         random: Callable[[], float],
     ) -> None:
         super().__init__(random=random)
         self._db, self._queues, self._poll_s = db, queues, poll_s
         self._on_ready, self._on_gated, self._on_paused = on_ready, on_gated, on_paused
         self._canceller = canceller
+        self._consumers, self._on_behind = consumers, on_behind
         self._promoter, self._scheduler, self._rescuer = promoter, scheduler, rescuer
 
     async def tick(self) -> float | None:
         async with self._db.acquire() as connection:
-            seen = await outlook.look(connection, queues=self._queues)
+            seen = await outlook.look(connection, queues=self._queues, consumers=self._consumers)
         self._on_gated(seen.gated)
         self._on_ready(seen.ready)
         self._on_paused(seen.paused)
+        self._on_behind(seen.behind)
         for due_s, keeper in ((seen.later_s, self._promoter), (seen.schedule_s, self._scheduler)):
             if due_s is not None and due_s < self._poll_s:
                 keeper.wake_in(due_s)

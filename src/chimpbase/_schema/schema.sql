@@ -1134,6 +1134,7 @@ begin
 end
 $function$;
 
+<<<<<<< HEAD
 CREATE OR REPLACE FUNCTION chimpbase.drop_activation(job bigint)
  RETURNS void
  LANGUAGE sql
@@ -1141,6 +1142,30 @@ AS $function$
   delete from chimpbase.job j where j.id = drop_activation.job;
   delete from chimpbase.job_later j where j.id = drop_activation.job;
   delete from chimpbase.job_dead j where j.id = drop_activation.job;
+=======
+CREATE OR REPLACE FUNCTION chimpbase.declare_consumer(name text, stream text, wanted integer, start text, since timestamp with time zone, OUT consumer integer, OUT stream_name text, OUT shelf integer, OUT partitions integer)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  number int := chimpbase.retain_stream(stream, null, null);
+begin
+  insert into chimpbase.consumer (name, stream, partitions) values (declare_consumer.name, number, wanted)
+  on conflict do nothing
+  returning id into consumer;
+  if consumer is not null then
+    insert into chimpbase.consumer_slot (consumer, slot, since, prev_epoch, prev, floor)
+    select declare_consumer.consumer, n, declare_consumer.since,
+      case when start = 'now' then chimpbase.current_epoch() end,
+      case when start = 'now' then chimpbase.committed_snapshot() end,
+      case when start = 'now' then coalesce((select max(e.id) from chimpbase.entry e where e.stream = number), 0) else 0 end
+    from generate_series(0, wanted - 1) n;
+  end if;
+  select c.id, s.name, s.shelf, c.partitions into consumer, stream_name, shelf, partitions
+  from chimpbase.consumer c join chimpbase.stream s on s.id = c.stream
+  where c.name = declare_consumer.name;
+end
+>>>>>>> 37ebf3a (Consume streams with exactly-once effects, in partitions, with dead letters and rewinds; keep them by age and size)
 $function$;
 
 CREATE OR REPLACE FUNCTION chimpbase.drop_history(day date)
@@ -1596,6 +1621,24 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.idle_slots(consumers integer[], me bigint, running integer[])
+ RETURNS TABLE(consumer integer, slot integer)
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select c.id, s.slot
+  from chimpbase.consumer c
+  join chimpbase.stream st on st.id = c.stream
+  join chimpbase.consumer_slot s on s.consumer = c.id
+  where c.id = any (consumers)
+    and c.paused_at is null
+    and s.blocked_at is null
+    and (s.retry_at is null or s.retry_at <= chimpbase.clock())
+    and chimpbase.is_free(s.process, me, s.slot = any (running))
+    and (s.cur is not null or s.attempt > 0
+      or chimpbase.is_behind(c.stream, st.shelf, s.prev_epoch, s.prev, s.floor))
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.instant_option(options jsonb, name text)
  RETURNS timestamp with time zone
  LANGUAGE plpgsql
@@ -1650,6 +1693,15 @@ begin
       and e.id <= is_behind.floor and e.epoch = is_behind.prev_epoch
   ));
 end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.is_free(holder bigint, me bigint, running boolean)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select holder is null or (holder = me and not running)
+    or not exists (select from chimpbase.process p where p.id = holder and p.dead_at is null)
 $function$;
 
 CREATE OR REPLACE FUNCTION chimpbase.job_state(job bigint)

@@ -27,11 +27,12 @@ class Outlook:
     schedule_s: float | None
     died: bool
     cancels: bool
+    behind: Sequence[int]
 
 
-async def look(connection: Connection, *, queues: Sequence[QueueId]) -> Outlook:
+async def look(connection: Connection, *, queues: Sequence[QueueId], consumers: Sequence[int] = ()) -> Outlook:
     """Look at everything that may have become due for a process that runs these queues."""
-    row = await connection.fetch_one(*_SQL.look.bind(queues=queues))
+    row = await connection.fetch_one(*_SQL.look.bind(queues=queues, consumers=list(consumers)))
     assert row is not None  # a select without `from` answers with one row
     return Outlook(
         ready=list(row["ready"]),
@@ -41,4 +42,5 @@ async def look(connection: Connection, *, queues: Sequence[QueueId]) -> Outlook:
         schedule_s=row["schedule_s"],
         died=row["died"],
         cancels=row["cancels"],
+        behind=list(row["behind"]),
     )

@@ -69,4 +69,5 @@ select
     where dead_at is not null
       or greatest(beat_at, pg_postmaster_start_time()) < chimpbase.clock() - lease
   ) as died,
-  exists (select 1 from chimpbase.job_cancel) as cancels;
+  exists (select 1 from chimpbase.job_cancel) as cancels,
+  array(select consumer from chimpbase.idle_slots(:consumers::int[], 0, array[]::int[])) as behind;

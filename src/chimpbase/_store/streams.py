@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 
 from chimpbase._core.positions import Position, Snapshot
 from chimpbase._core.values import StoredEntry, StoredStream
@@ -36,6 +36,21 @@ class Page:
     cur: Snapshot
     top: int
     horizon: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A stream with a retention: the first day it covers, the bytes it allows; None where it says nothing."""
+
+    stream: int
+    first: date | None
+    max_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Day:
+    day: date
+    size: int
 
 
 async def declare(connection: Queryable, *, name: str, retention: timedelta | None, max_bytes: int | None) -> int:
@@ -126,6 +141,28 @@ async def page_back(connection: Queryable, *, position: Position, shelf: int, ma
 async def list_all(connection: Connection) -> list[dict[str, object]]:
     """Every stream of the database, by name."""
     return [dict(row) for row in await connection.fetch(*_SQL.list_all.bind())]
+
+
+async def list_kept(connection: Connection) -> tuple[date, list[Kept]]:
+    """Today, and the streams with a retention."""
+    rows = await connection.fetch(*_SQL.list_kept.bind())
+    kept = [Kept(stream=row[1], first=row[2], max_bytes=row[3]) for row in rows if row[1] is not None]
+    return rows[0][0], kept
+
+
+async def list_days(connection: Connection, *, stream: int) -> list[Day]:
+    """The days that a stream's shelf has."""
+    return [Day(day=row[0], size=row[1]) for row in await connection.fetch(*_SQL.list_days.bind(stream=stream))]
+
+
+async def create_day(connection: Connection, *, stream: int, day: date) -> None:
+    """Make a day of a stream's shelf. Idempotent."""
+    await connection.execute(*_SQL.create_day.bind(stream=stream, day=day))
+
+
+async def drop_day(connection: Connection, *, stream: int, day: date) -> None:
+    """Drop a day of a stream's shelf with all its entries."""
+    await connection.execute(*_SQL.drop_day.bind(stream=stream, day=day))
 
 
 def _page(rows: Sequence[Record]) -> Page:

@@ -52,3 +52,28 @@ left join lateral (
   limit 1
 ) as latest on true
 order by stream.name;
+
+-- name: list_kept
+-- Today, and the streams with a retention: number, the first day to keep, the bytes to keep.
+select
+  (chimpbase.clock() at time zone 'UTC')::date as today, stream.id,
+  ((chimpbase.clock() - retention) at time zone 'UTC')::date as first_day, max_bytes
+from (select 1) as always
+left join chimpbase.stream on shelf > 0;
+
+-- name: list_days
+-- The days of a stream's shelf, and how many bytes each takes.
+select to_date(right(child.relname, 8), 'YYYYMMDD') as day, pg_total_relation_size(child.oid) as size
+from pg_catalog.pg_inherits
+join pg_catalog.pg_class as child on child.oid = inhrelid
+where inhparent = to_regclass('chimpbase.entry_' || :stream::int)
+  and child.relname ~ '^entry_[0-9]+_[0-9]{8}$'
+order by child.relname;
+
+-- name: create_day
+-- Make one day of a stream's shelf; nothing happens when it is there.
+select chimpbase.create_stream_day(:stream, :day);
+
+-- name: drop_day
+-- Drop one day of a stream's shelf with all its entries, and note how far they are gone.
+select chimpbase.drop_stream_day(:stream, :day);

@@ -411,3 +411,55 @@ begin
   execute format('drop table chimpbase.%I', name);
 end
 $$;
+
+-- Whether a slot may be taken: nobody has it, its process is gone, or this very process forgot that it has it.
+create function chimpbase.is_free(holder bigint, me bigint, running boolean) returns boolean
+language sql stable
+as $$
+  select holder is null or (holder = me and not running)
+    or not exists (select from chimpbase.process p where p.id = holder and p.dead_at is null)
+$$;
+
+-- The slots of these consumers that have something to read and that this process may take; `running` are those it is at.
+create function chimpbase.idle_slots(consumers int[], me bigint, running int[]) returns table (consumer int, slot int)
+language sql stable
+as $$
+  select c.id, s.slot
+  from chimpbase.consumer c
+  join chimpbase.stream st on st.id = c.stream
+  join chimpbase.consumer_slot s on s.consumer = c.id
+  where c.id = any (consumers)
+    and c.paused_at is null
+    and s.blocked_at is null
+    and (s.retry_at is null or s.retry_at <= chimpbase.clock())
+    and chimpbase.is_free(s.process, me, s.slot = any (running))
+    and (s.cur is not null or s.attempt > 0
+      or chimpbase.is_behind(c.stream, st.shelf, s.prev_epoch, s.prev, s.floor))
+$$;
+
+-- The runtime's own: make a consumer known. It begins with what is there, with what comes, or at an instant.
+create function chimpbase.declare_consumer(
+  name text, stream text, wanted int, start text, since timestamptz,
+  out consumer int, out stream_name text, out shelf int, out partitions int
+)
+language plpgsql
+as $$
+declare
+  number int := chimpbase.retain_stream(stream, null, null);
+begin
+  insert into chimpbase.consumer (name, stream, partitions) values (declare_consumer.name, number, wanted)
+  on conflict do nothing
+  returning id into consumer;
+  if consumer is not null then
+    insert into chimpbase.consumer_slot (consumer, slot, since, prev_epoch, prev, floor)
+    select declare_consumer.consumer, n, declare_consumer.since,
+      case when start = 'now' then chimpbase.current_epoch() end,
+      case when start = 'now' then chimpbase.committed_snapshot() end,
+      case when start = 'now' then coalesce((select max(e.id) from chimpbase.entry e where e.stream = number), 0) else 0 end
+    from generate_series(0, wanted - 1) n;
+  end if;
+  select c.id, s.name, s.shelf, c.partitions into consumer, stream_name, shelf, partitions
+  from chimpbase.consumer c join chimpbase.stream s on s.id = c.stream
+  where c.name = declare_consumer.name;
+end
+$$;
