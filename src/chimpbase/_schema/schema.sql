@@ -1134,15 +1134,6 @@ begin
 end
 $function$;
 
-<<<<<<< HEAD
-CREATE OR REPLACE FUNCTION chimpbase.drop_activation(job bigint)
- RETURNS void
- LANGUAGE sql
-AS $function$
-  delete from chimpbase.job j where j.id = drop_activation.job;
-  delete from chimpbase.job_later j where j.id = drop_activation.job;
-  delete from chimpbase.job_dead j where j.id = drop_activation.job;
-=======
 CREATE OR REPLACE FUNCTION chimpbase.declare_consumer(name text, stream text, wanted integer, start text, since timestamp with time zone, OUT consumer integer, OUT stream_name text, OUT shelf integer, OUT partitions integer)
  RETURNS record
  LANGUAGE plpgsql
@@ -1165,7 +1156,15 @@ begin
   from chimpbase.consumer c join chimpbase.stream s on s.id = c.stream
   where c.name = declare_consumer.name;
 end
->>>>>>> 37ebf3a (Consume streams with exactly-once effects, in partitions, with dead letters and rewinds; keep them by age and size)
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.drop_activation(job bigint)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+  delete from chimpbase.job j where j.id = drop_activation.job;
+  delete from chimpbase.job_later j where j.id = drop_activation.job;
+  delete from chimpbase.job_dead j where j.id = drop_activation.job;
 $function$;
 
 CREATE OR REPLACE FUNCTION chimpbase.drop_history(day date)
