@@ -13,6 +13,8 @@ from chimpbase._app.cron_client import Schedule
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.decorators import action, consumer, cron, step, subscribe, worker, workflow
 from chimpbase._app.entries import Entry
+from chimpbase._app.job_handle import JobHandle, SyncJobHandle
+from chimpbase._app.job_status import JobError, JobProgress, JobStatus
 from chimpbase._app.kv_token import KV
 from chimpbase._app.old_run import OldRun
 from chimpbase._app.origin import Job
@@ -53,6 +55,10 @@ __all__ = [
     "HistoryEntry",
     "Index",
     "Job",
+    "JobError",
+    "JobHandle",
+    "JobProgress",
+    "JobStatus",
     "Limits",
     "Occurrence",
     "OldRun",
@@ -66,6 +72,7 @@ __all__ = [
     "Snooze",
     "Stream",
     "SyncCtx",
+    "SyncJobHandle",
     "Unique",
     "Update",
     "Wf",

@@ -22,7 +22,8 @@ from chimpbase._core.values import JobId, NewJob, QueueId, QueueSpec, RunStatus
 from chimpbase._engine.engine import Engine
 from chimpbase._pg.coalescer import Coalescer
 from chimpbase._pg.db import Db
-from chimpbase._store import jobs, queues, run_queries
+from chimpbase._store import following, jobs, queues, run_queries
+from chimpbase._store.following import FollowedJob
 
 
 class Backstage:
@@ -49,6 +50,8 @@ class Backstage:
         self._queue_ids: dict[str, QueueId] = {}
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._alone: Coalescer[NewJob, JobId] = Coalescer(self._enqueue_together, max_batch=1000, lanes=2)
+        self._lanes = lanes
+        self._reports: Coalescer[following.Report, None] = Coalescer(self._report_together, max_batch=1000)
         engine.watch_ended(self._tell)
 
     @asynccontextmanager
@@ -120,6 +123,24 @@ class Backstage:
         """What a run is doing, as far as it is committed; None when there is none."""
         async with self.db.acquire() as connection:
             return await run_queries.get(connection, id=run)
+
+    async def job(self, id: JobId, frame: Frame | None) -> FollowedJob | None:
+        """A job as the transaction of that frame sees it, or as it is committed; None when there is none."""
+        if frame is not None:
+            async with frame.statement() as connection:
+                return await following.get(connection, id=id)
+        async with self.db.acquire() as connection:
+            return await following.get(connection, id=id)
+
+    async def report(self, job: JobId, attempt: int, fraction: float, note: str | None) -> None:
+        """Write how far an attempt is, beside any transaction; together with what others say at the same time."""
+        await self._reports.submit(following.Report(job, attempt, fraction, note))
+
+    async def _report_together(self, reports: list[following.Report]) -> list[None]:
+        latest = {one.job: one for one in reports}  # of several of one job the last one counts
+        async with self._lanes.acquire() as connection:
+            await following.report(connection, reports=list(latest.values()))
+        return [None] * len(reports)
 
     @contextmanager
     def watch(self, run: str) -> Generator[asyncio.Event]:

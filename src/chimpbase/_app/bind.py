@@ -30,7 +30,8 @@ from chimpbase._app.waiter import in_place
 from chimpbase._core.errors import NotRegistered, UsageError
 from chimpbase._core.values import JobId, NewJob, QueueId
 from chimpbase._pg.foreign_kinds import ride
-from chimpbase._store import jobs, queues
+from chimpbase._store import following, jobs, queues
+from chimpbase._store.following import FollowedJob
 
 
 class AsyncCommits(Protocol):
@@ -128,6 +129,16 @@ class BoundStage:
         store = jobs.enqueue_many if new.asked is None else jobs.enqueue_with
         async with frame.statement() as connection:
             return await store(connection, new, payloads)
+
+    async def job(self, id: JobId, frame: Frame | None) -> FollowedJob | None:
+        """A job as the caller's transaction sees it."""
+        assert frame is not None  # a bound transaction is never over, as far as can be told from here
+        async with frame.statement() as connection:
+            return await following.get(connection, id=id)
+
+    async def report(self, job: JobId, attempt: int, fraction: float, note: str | None) -> NoReturn:
+        """Refused: no job runs in a bound ctx."""
+        raise UsageError(f"Job {int(job)} does not run in a bound ctx.")
 
     def watch(self, run: str) -> NoReturn:
         """Refused: it waits for commits of others while the caller's transaction is held open."""

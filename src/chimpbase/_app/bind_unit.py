@@ -10,12 +10,12 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from chimpbase._app.unit import AfterCommit, Frame, Held
 from chimpbase._app.waiter import in_place
 from chimpbase._core.errors import UsageError
-from chimpbase._core.values import QueueId
+from chimpbase._core.values import JobId, QueueId
 from chimpbase._pg.db import Transactional
 from chimpbase._pg.foreign import Foreign
 
@@ -52,6 +52,10 @@ class PendingWakes:
 
     def disturb(self, run: int, *, cancel: bool, reason: str | None = None) -> None:
         """Nothing: who runs it looks for itself, once a poll."""
+
+    def watch_job(self, job: JobId) -> NoReturn:
+        """Refused: it waits for commits of others while the caller's transaction is held open."""
+        raise UsageError(f"A bound ctx cannot wait for the result of job {int(job)}; use app.ctx.queue.handle(id).")
 
     def flush(self) -> None:
         """Tell it now. Too early is harmless: whoever wakes finds nothing, and looks again at the next poll."""

@@ -138,7 +138,7 @@ class Member:
         return ours
 
 
-async def run_in_child(crew: Crew, stage: Stage, definition: Worker[Any], ctx: Ctx, payload: str) -> Any:
+async def run_in_child(crew: Crew, stage: Stage, definition: Worker[Any, Any], ctx: Ctx, payload: str) -> Any:
     """Run a worker's function on a payload (a JSON text) in a child, which is ended when this is cancelled."""
     member = crew.hire()
     try:
@@ -150,7 +150,7 @@ async def run_in_child(crew: Crew, stage: Stage, definition: Worker[Any], ctx: C
         crew.release(member)
 
 
-def errand(definition: Worker[Any], *, payload: str) -> Errand:
+def errand(definition: Worker[Any, Any], *, payload: str) -> Errand:
     """What a member has to be told to run this definition on this payload (a JSON text)."""
     function = definition.function
     return Errand(function.__module__, function.__code__.co_filename, function.__qualname__, payload)

@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from chimpbase._app.definitions import Definition, Subscription, Worker
+from chimpbase._app.origin import SyncRunningJob, running
 from chimpbase._app.tokens import Token
 from chimpbase._core.errors import AttemptError, UsageError
 from chimpbase._core.text import describe_exception
@@ -97,7 +98,8 @@ class RemoteCtx:
         if name.startswith("__"):
             raise AttributeError(name)
         if name in ("job", "idempotency_key", "trace_id"):
-            return self._ask(Call((name,), called=False, args=(), kwargs={}))
+            answer = self._ask(Call((name,), called=False, args=(), kwargs={}))
+            return running(SyncRunningJob, answer, self._progress) if name == "job" else answer
         return _Verbs(self._ask, (name,))
 
     @property
@@ -107,6 +109,9 @@ class RemoteCtx:
 
     def on_commit(self, callback: Callable[[], None]) -> None:
         raise UsageError(f"{self._name} runs in a child process: on_commit could not call back there.")
+
+    def _progress(self, fraction: float, note: str | None) -> None:
+        self._ask(Call(("job", "progress"), called=True, args=(fraction, note), kwargs={}))
 
     def _ask(self, call: Call) -> Any:
         self._line.send(call)
@@ -174,7 +179,7 @@ def _run(line: Connection, errand: Errand) -> Answer | Failure:
         return Failure.of(error)
 
 
-def _find(errand: Errand) -> Worker[Any]:
+def _find(errand: Errand) -> Worker[Any, Any]:
     found = reduce(getattr, errand.qualname.split("."), _module(errand))
     if not isinstance(found, Worker):
         raise UsageError(

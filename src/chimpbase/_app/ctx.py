@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from chimpbase._app.ctx_clients import Clients
 from chimpbase._app.invoke import invoke
-from chimpbase._app.origin import Job
+from chimpbase._app.origin import RunningJob, running
 from chimpbase._app.unit import AfterCommit
 from chimpbase._core.errors import NotFound, UsageError
 
@@ -30,16 +30,19 @@ class Ctx(Clients):
     __slots__ = ()
 
     @property
-    def job(self) -> Job:
+    def job(self) -> RunningJob:
         """The job being run.
 
         Raises:
             UsageError: this call was not made by a job.
         """
-        job = self._origin.job
-        if job is None:
+        job, claimed = self._origin.job, self._origin.claimed
+        if job is None or claimed is None:
             raise UsageError(f"{self._origin.title} was not called by a job, so it has no ctx.job.")
-        return job
+        stage = self._backstage
+        return running(
+            RunningJob, job, lambda fraction, note: stage.report(claimed.id, claimed.attempt, fraction, note)
+        )
 
     @property
     def idempotency_key(self) -> str:

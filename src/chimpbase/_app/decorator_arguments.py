@@ -16,10 +16,13 @@ from chimpbase._core.outcomes import Outcome
 from chimpbase._core.parameters import Parameters
 
 T = TypeVar("T")
+R = TypeVar("R")
 D = TypeVar("D", bound=Definition)
 
-#: What a worker, subscription or cron handler may be: its result is None or an outcome.
+#: What a subscription or cron handler may be: its result is None or an outcome.
 Handler = Callable[[Ctx, T], Coroutine[Any, Any, Outcome | None]] | Callable[[SyncCtx, T], Outcome | None]
+#: What a worker may be: any other result is kept with the job.
+WorkerHandler = Callable[[Ctx, T], Coroutine[Any, Any, R | Outcome]] | Callable[[SyncCtx, T], R | Outcome]
 
 
 class Keeper:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 from chimpbase._app.decorator_arguments import (
     Handler,
     Keeper,
+    WorkerHandler,
     check_payload,
     executor_of,
     limits_of,
@@ -24,6 +25,7 @@ from chimpbase._core.retry import Retry
 from chimpbase._core.values import DAY
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class WorkerDecorator(Keeper):
@@ -41,7 +43,7 @@ class WorkerDecorator(Keeper):
         transaction: bool = ...,
         retention: timedelta | float | None = ...,
         executor: Executor = ...,
-    ) -> Callable[[Handler[T]], Worker[T]]: ...
+    ) -> Callable[[WorkerHandler[T, R]], Worker[T, R]]: ...
     @overload
     def worker(
         self,
@@ -54,7 +56,7 @@ class WorkerDecorator(Keeper):
         transaction: bool = ...,
         retention: timedelta | float | None = ...,
         executor: Executor = ...,
-    ) -> Callable[[Handler[Any]], Worker[Any]]: ...
+    ) -> Callable[[WorkerHandler[Any, R]], Worker[Any, R]]: ...
     def worker(
         self,
         queue: Queue[Any] | str,
@@ -66,10 +68,11 @@ class WorkerDecorator(Keeper):
         transaction: bool = True,
         retention: timedelta | float | None = DAY,
         executor: Executor = "thread",
-    ) -> Callable[[Handler[Any]], Worker[Any]]:
+    ) -> Callable[[WorkerHandler[Any, Any]], Worker[Any, Any]]:
         """Define the handler of a queue. The payload type is the token's, or for a bare name the handler's annotation.
 
-        `timeout` is for one attempt, in seconds if a number. `concurrency` is for one
+        What it returns, unless that is None or an outcome, is the job's result: kept with its history and read with
+        `handle.result()`. `timeout` is for one attempt, in seconds if a number. `concurrency` is for one
         process (default: the setting of that name), `limits` are for all of them together. With `transaction` (the
         default) the handler's writes and the job's completion commit together, so its effects in the database happen
         exactly once; without it each operation commits by itself and the job runs at least once.
@@ -89,7 +92,7 @@ class WorkerDecorator(Keeper):
             'mail.send'
         """
 
-        def decorate(function: Callable[..., Any]) -> Worker[Any]:
+        def decorate(function: Callable[..., Any]) -> Worker[Any, Any]:
             token = Queue(queue, payload_type(function)) if isinstance(queue, str) else queue
             check_payload(function, token.type)
             return self._keep(

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin
 
 from chimpbase._app.old_run import OldRun
 from chimpbase._app.tokens import Event, Queue, Stream
@@ -18,6 +19,7 @@ from chimpbase._core.cron import Cadence
 from chimpbase._core.errors import UsageError
 from chimpbase._core.limits import Limits
 from chimpbase._core.names import check_name
+from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.parameters import Parameters
 from chimpbase._core.retry import Retry
 from chimpbase._core.values import DAY, ScheduleTerms
@@ -30,6 +32,9 @@ T = TypeVar("T")
 
 #: Where a plain function runs: in a thread of the process that claimed the job, or in a child process.
 Executor = Literal["thread", "process"]
+
+
+_NO_RESULTS = (NoneType, Snooze, Cancel, DeadLetter)
 
 
 class Caller(Protocol):
@@ -123,8 +128,8 @@ class Action(Definition, Generic[P, R]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worker(Definition, Generic[T]):
-    """The handler of a queue's jobs."""
+class Worker(Definition, Generic[T, R]):
+    """The handler of a queue's jobs. `results` writes and reads what it returns, None when that is nothing."""
 
     queue: Queue[T]
     retry: Retry
@@ -134,15 +139,29 @@ class Worker(Definition, Generic[T]):
     transaction: bool
     retention: timedelta | None = DAY
     executor: Executor = "thread"
+    results: Codec[R] | None = field(init=False, repr=False)
     kind = "worker"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "results", _results(self.function))
         if self.executor == "process" and (self.is_async or "<locals>" in self.function.__qualname__):
             raise UsageError(
                 f"{self.title}: executor='process' takes a plain `def` at the top of a module, which the child process "
                 "imports."
             )
+
+
+def _results(function: Callable[..., Any]) -> Codec[Any] | None:
+    """For what a worker returns beside outcomes and None; None when that is nothing."""
+    parameters = Parameters.from_function(function)
+    returns = parameters.returns
+    if get_origin(returns) in (Union, UnionType):
+        kept = [one for one in get_args(returns) if one not in _NO_RESULTS]
+        returns = Union[tuple(kept)] if kept else None  # noqa: UP007
+    if returns is None or returns in _NO_RESULTS:
+        return None
+    return replace(parameters, returns=returns).return_codec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,7 @@ def queue_spec(definition: Queued) -> QueueSpec:
             )
 
 
-def _limits(definition: Worker[Any] | Subscription[Any] | Workflow[Any, Any]) -> Mapping[str, object]:
+def _limits(definition: Worker[Any, Any] | Subscription[Any] | Workflow[Any, Any]) -> Mapping[str, object]:
     return definition.limits.stored() if definition.limits else {}
 
 
@@ -101,7 +101,8 @@ def _handler(
     title, name, cause = definition.title, definition.name, f"{definition.kind}:{definition.name}"
     db, function, new_trace = backstage.db, definition.function, backstage.new_trace
     is_async = definition.is_async
-    child = cast("Worker[Any]", definition) if getattr(definition, "executor", "") == "process" else None
+    results = getattr(definition, "results", None)
+    child = cast("Worker[Any, Any]", definition) if getattr(definition, "executor", "") == "process" else None
 
     async def run(attempt: Attempt) -> Outcome:
         payload = codec.decode(attempt.job.payload, subject=subject)
@@ -125,6 +126,8 @@ def _handler(
             else:
                 returned = await in_thread(backstage, function, ctx, (payload,), {})
             outcome: Outcome = returned if isinstance(returned, _OUTCOMES) else None
+            if results is not None and returned is not None and outcome is None:
+                attempt.result = results.encode(returned, subject=f"result of {title}")
             untouched = unit.end_untouched()
             if not untouched:
                 await unit.commit(lambda connection: attempt.settle(connection, outcome))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from chimpbase._core.errors import UsageError
+from chimpbase._core.text import scrub
 from chimpbase._core.values import ClaimedJob
 
 
@@ -24,6 +26,65 @@ class Job:
     attempt: int
     enqueued_at: datetime
     key: str | None = None
+
+
+class RunningJob(Job):
+    """The job behind this call, while its handler runs."""
+
+    _report: Callable[[float, str | None], Coroutine[Any, Any, None]]
+
+    async def progress(self, fraction: float, note: str | None = None) -> None:
+        """Say how far this attempt is, from 0 to 1: everybody sees it at once, whatever becomes of the transaction.
+
+        Cheap to call often: of what comes while the last word is being written only the latest is kept. `note` is cut
+        off after 500 bytes. `handle.status()` and `ctx.queue.get` tell it.
+
+        Raises:
+            UsageError: the fraction is not a number from 0 to 1, or the note not a text.
+        """
+        await self._report(fraction_of(fraction), note_of(note))
+
+    def __reduce__(self) -> tuple[Callable[..., Job], tuple[Any, ...]]:
+        return _plain, (self.id, self.queue, self.attempt, self.enqueued_at, self.key)
+
+
+class SyncRunningJob(Job):
+    """The blocking face of `RunningJob`."""
+
+    _report: Callable[[float, str | None], None]
+
+    def progress(self, fraction: float, note: str | None = None) -> None:
+        """See `RunningJob.progress`."""
+        self._report(fraction, note)
+
+    def __reduce__(self) -> tuple[Callable[..., Job], tuple[Any, ...]]:
+        return _plain, (self.id, self.queue, self.attempt, self.enqueued_at, self.key)
+
+
+J = TypeVar("J", RunningJob, SyncRunningJob)
+
+
+def running(kind: type[J], job: Job, report: Callable[[float, str | None], Any]) -> J:
+    """A job that can tell how far it is, through `report`."""
+    twin = kind(id=job.id, queue=job.queue, attempt=job.attempt, enqueued_at=job.enqueued_at, key=job.key)
+    object.__setattr__(twin, "_report", report)
+    return twin
+
+
+def _plain(id: int, queue: str, attempt: int, enqueued_at: datetime, key: str | None) -> Job:
+    return Job(id=id, queue=queue, attempt=attempt, enqueued_at=enqueued_at, key=key)
+
+
+def fraction_of(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise UsageError(f"progress is a number from 0 to 1, not {value!r:.40}.")
+    return float(value)
+
+
+def note_of(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise UsageError(f"The note of a progress is a text, not {value!r:.40}.")
+    return None if value is None else scrub(value, limit_bytes=500)
 
 
 class Origin:
@@ -67,6 +128,11 @@ class Origin:
         if job is None:
             return None
         return Job(id=job.id, queue=self._queue, attempt=job.charged, enqueued_at=job.enqueued_at, key=job.key)
+
+    @property
+    def claimed(self) -> ClaimedJob | None:
+        """The job behind this call as it was claimed."""
+        return self._claimed
 
     @property
     def idempotency_key(self) -> str | None:

@@ -10,14 +10,16 @@ import msgspec
 from chimpbase._app.dead_letters import DeadLetters, SyncDeadLetters
 from chimpbase._app.explaining import Explaining, SyncExplaining
 from chimpbase._app.inspecting import Inspecting, SyncInspecting
+from chimpbase._app.job_handle import Follower, JobHandle, SyncJobHandle, handle_of, sync_handle
+from chimpbase._app.job_status import JobStatus
 from chimpbase._app.payloads import taken
-from chimpbase._app.queue_operations import QueueOperations, SyncQueueOperations
+from chimpbase._app.queue_operations import QueueOperations, SyncQueueOperations, job_id
 from chimpbase._app.tokens import Queue
 from chimpbase._app.unit import Frame
 from chimpbase._app.waiter import Waiter
 from chimpbase._core.errors import PayloadError, UsageError
 from chimpbase._core.terms import NO_TERMS, EnqueueOptions, Terms, read_options
-from chimpbase._core.values import JobId, NewJob, QueueId
+from chimpbase._core.values import NewJob, QueueId
 
 if TYPE_CHECKING:
     from chimpbase._app.definitions import Worker
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from chimpbase._app.stage import Stage
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting):
@@ -34,11 +37,13 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting):
         self._backstage, self._frame, self._origin = backstage, frame, origin
 
     @overload
-    async def enqueue(self, queue: Queue[T] | Worker[T], payload: T, **options: Unpack[EnqueueOptions]) -> JobId: ...
+    async def enqueue(self, queue: Worker[T, R], payload: T, **options: Unpack[EnqueueOptions]) -> JobHandle[R]: ...
     @overload
-    async def enqueue(self, queue: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> JobId: ...
-    async def enqueue(self, queue: Any, payload: Any = None, **options: Unpack[EnqueueOptions]) -> JobId:
-        """Enqueue a job: it exists if and only if this transaction commits. Its id.
+    async def enqueue(self, queue: Queue[T], payload: T, **options: Unpack[EnqueueOptions]) -> JobHandle[Any]: ...
+    @overload
+    async def enqueue(self, queue: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> JobHandle[Any]: ...
+    async def enqueue(self, queue: Any, payload: Any = None, **options: Unpack[EnqueueOptions]) -> JobHandle[Any]:
+        """Enqueue a job: it exists if and only if this transaction commits. Its handle, which is its id.
 
         `EnqueueOptions` tells what the options mean.
 
@@ -47,19 +52,25 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting):
             PayloadError: the payload does not fit the queue's type, or cannot be stored. No SQL was sent.
             UsageError: an option is wrong. No SQL was sent.
         """
-        (id,) = await self._enqueue(queue, (payload,), options)
-        return id
+        (handle,) = await self._enqueue(queue, (payload,), options)
+        return handle
 
     @overload
     async def enqueue_many(
-        self, queue: Queue[T] | Worker[T], payloads: Iterable[T], **options: Unpack[EnqueueOptions]
-    ) -> list[JobId]: ...
+        self, queue: Worker[T, R], payloads: Iterable[T], **options: Unpack[EnqueueOptions]
+    ) -> list[JobHandle[R]]: ...
+    @overload
+    async def enqueue_many(
+        self, queue: Queue[T], payloads: Iterable[T], **options: Unpack[EnqueueOptions]
+    ) -> list[JobHandle[Any]]: ...
     @overload
     async def enqueue_many(
         self, queue: str, payloads: Iterable[Any], **options: Unpack[EnqueueOptions]
-    ) -> list[JobId]: ...
-    async def enqueue_many(self, queue: Any, payloads: Iterable[Any], **options: Unpack[EnqueueOptions]) -> list[JobId]:
-        """Enqueue many jobs at once, all or none of them; their ids, in order. The options hold for each of them.
+    ) -> list[JobHandle[Any]]: ...
+    async def enqueue_many(
+        self, queue: Any, payloads: Iterable[Any], **options: Unpack[EnqueueOptions]
+    ) -> list[JobHandle[Any]]:
+        """Enqueue many jobs at once, all or none of them; their handles, in order. The options hold for each of them.
 
         Raises:
             NotRegistered: no queue of that name.
@@ -70,7 +81,24 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting):
             raise UsageError(f"payloads must be several payloads, not {payloads!r:.40}. Pass a list.")
         return await self._enqueue(queue, payloads, options)
 
-    async def _enqueue(self, queue: Any, payloads: Iterable[Any], options: Mapping[str, Any]) -> list[JobId]:
+    async def get(self, id: int) -> JobStatus:
+        """A job by its id, as this transaction sees it.
+
+        Raises:
+            NotFound: there is no such job, or no history of it.
+            UsageError: that cannot be an id.
+        """
+        return await self.handle(id).status()
+
+    def handle(self, id: int) -> JobHandle[Any]:
+        """A handle of a job whose id was written down. Nobody is asked whether there is one.
+
+        Raises:
+            UsageError: that cannot be an id.
+        """
+        return handle_of(job_id(id), Follower(self._backstage, self._frame, None))
+
+    async def _enqueue(self, queue: Any, payloads: Iterable[Any], options: Mapping[str, Any]) -> list[JobHandle[Any]]:
         token = self._backstage.registry.queue(queue)
         terms = read_options(options) if options else NO_TERMS
         texts = list(_encoded(token, payloads, named=isinstance(queue, str)))
@@ -96,7 +124,8 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting):
             # a single job outside a transaction is told of by whoever stored it, unless it runs already
             self._frame.after_commit.append(self._wake(id, terms))
         await self._frame.unit.after_statement(self._frame)
-        return ids
+        follower = Follower(self._backstage, self._frame, getattr(queue, "results", None))
+        return [handle_of(id, follower) for id in ids]
 
     def _wake(self, queue: QueueId, terms: Terms) -> Callable[[], None]:
         """What to tell the engine after the commit."""
@@ -125,20 +154,39 @@ class SyncQueue(SyncQueueOperations, SyncDeadLetters, SyncExplaining, SyncInspec
         self._client, self._wait = client, wait
 
     @overload
-    def enqueue(self, queue: Queue[T] | Worker[T], payload: T, **options: Unpack[EnqueueOptions]) -> JobId: ...
+    def enqueue(self, queue: Worker[T, R], payload: T, **options: Unpack[EnqueueOptions]) -> SyncJobHandle[R]: ...
     @overload
-    def enqueue(self, queue: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> JobId: ...
-    def enqueue(self, queue: Any, payload: Any = None, **options: Unpack[EnqueueOptions]) -> JobId:
-        return self._wait(self._client().enqueue(queue, payload, **options))
+    def enqueue(self, queue: Queue[T], payload: T, **options: Unpack[EnqueueOptions]) -> SyncJobHandle[Any]: ...
+    @overload
+    def enqueue(self, queue: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> SyncJobHandle[Any]: ...
+    def enqueue(self, queue: Any, payload: Any = None, **options: Unpack[EnqueueOptions]) -> SyncJobHandle[Any]:
+        return sync_handle(self._wait(self._client().enqueue(queue, payload, **options)), self._wait)
 
     @overload
     def enqueue_many(
-        self, queue: Queue[T] | Worker[T], payloads: Iterable[T], **options: Unpack[EnqueueOptions]
-    ) -> list[JobId]: ...
+        self, queue: Worker[T, R], payloads: Iterable[T], **options: Unpack[EnqueueOptions]
+    ) -> list[SyncJobHandle[R]]: ...
     @overload
-    def enqueue_many(self, queue: str, payloads: Iterable[Any], **options: Unpack[EnqueueOptions]) -> list[JobId]: ...
-    def enqueue_many(self, queue: Any, payloads: Iterable[Any], **options: Unpack[EnqueueOptions]) -> list[JobId]:
-        return self._wait(self._client().enqueue_many(queue, payloads, **options))
+    def enqueue_many(
+        self, queue: Queue[T], payloads: Iterable[T], **options: Unpack[EnqueueOptions]
+    ) -> list[SyncJobHandle[Any]]: ...
+    @overload
+    def enqueue_many(
+        self, queue: str, payloads: Iterable[Any], **options: Unpack[EnqueueOptions]
+    ) -> list[SyncJobHandle[Any]]: ...
+    def enqueue_many(
+        self, queue: Any, payloads: Iterable[Any], **options: Unpack[EnqueueOptions]
+    ) -> list[SyncJobHandle[Any]]:
+        handles = self._wait(self._client().enqueue_many(queue, payloads, **options))
+        return [sync_handle(one, self._wait) for one in handles]
+
+    def get(self, id: int) -> JobStatus:
+        """See `QueueClient.get`."""
+        return self._wait(self._client().get(id))
+
+    def handle(self, id: int) -> SyncJobHandle[Any]:
+        """See `QueueClient.handle`."""
+        return sync_handle(self._client().handle(id), self._wait)
 
 
 def _check_fields(texts: Iterable[str], fields: Iterable[str]) -> None:

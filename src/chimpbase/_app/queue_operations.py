@@ -121,7 +121,7 @@ def job_id(job: Any) -> JobId:
     Raises:
         UsageError: it is neither.
     """
-    number = job if type(job) is int else getattr(job, "id", None)
+    number = int(job) if isinstance(job, int) and not isinstance(job, bool) else getattr(job, "id", None)
     if type(number) is not int or not 0 < number < 2**63:
         raise UsageError(f"A job is given by its id, a whole number from 1, or by its handle, not {job!r:.60}.")
     return JobId(number)

@@ -19,7 +19,7 @@ D = TypeVar("D", bound=Definition)
 T = TypeVar("T")
 
 #: Definitions with a queue behind them, which a process works.
-Queued = Worker[Any] | Subscription[Any] | Cron[Any] | Workflow[Any, Any]
+Queued = Worker[Any, Any] | Subscription[Any] | Cron[Any] | Workflow[Any, Any]
 Entry = (
     Queued
     | Consumer[Any]
@@ -40,7 +40,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._actions: dict[str, Action[..., Any]] = {}
-        self._workers: dict[str, Worker[Any]] = {}
+        self._workers: dict[str, Worker[Any, Any]] = {}
         self._subscriptions: dict[str, Subscription[Any]] = {}
         self._crons: dict[str, Cron[Any]] = {}
         self._workflows: dict[tuple[str, int], Workflow[Any, Any]] = {}
@@ -101,7 +101,7 @@ class Registry:
         """
         return _found("action", name, self._actions)
 
-    def queue(self, given: Queue[Any] | Worker[Any] | str) -> Queue[Any]:
+    def queue(self, given: Queue[Any] | Worker[Any, Any] | str) -> Queue[Any]:
         """The token of a queue. A token need not be registered: a producer may know no more than it.
 
         Raises:
@@ -148,7 +148,7 @@ class Registry:
     # Listings
 
     @property
-    def workers(self) -> Mapping[str, Worker[Any]]:
+    def workers(self) -> Mapping[str, Worker[Any, Any]]:
         return MappingProxyType(self._workers)
 
     @property

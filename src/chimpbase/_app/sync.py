@@ -17,7 +17,7 @@ from chimpbase._app.db_client import DbClient, SyncDb
 from chimpbase._app.definitions import Action, Step
 from chimpbase._app.kv_client import KvClient
 from chimpbase._app.kv_sync import SyncKv
-from chimpbase._app.origin import Job
+from chimpbase._app.origin import RunningJob, SyncRunningJob, running
 from chimpbase._app.pubsub_client import PubSubClient, SyncPubSub
 from chimpbase._app.queue_client import QueueClient, SyncQueue
 from chimpbase._app.stream_client import StreamClient, SyncStream
@@ -54,7 +54,7 @@ class AsyncContext(AsyncClients, Protocol):
     """The ctx of which a SyncCtx is the blocking face."""
 
     @property
-    def job(self) -> Job: ...
+    def job(self) -> RunningJob: ...
     @property
     def idempotency_key(self) -> str: ...
     @property
@@ -82,9 +82,10 @@ class SyncCtx:
         self.collection = SyncCollections(lambda: ctx.collection, wait)
 
     @property
-    def job(self) -> Job:
+    def job(self) -> SyncRunningJob:
         """See `Ctx.job`."""
-        return self._ctx.job
+        job = self._ctx.job
+        return running(SyncRunningJob, job, lambda fraction, note: self._wait(job.progress(fraction, note)))
 
     @property
     def idempotency_key(self) -> str:

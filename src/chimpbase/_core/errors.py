@@ -33,7 +33,9 @@
     │   └── WrongVersion
     └── AttemptError          one attempt ended badly; it is stored, nobody need act
         ├── AttemptTimeout
+        ├── JobCancelled
         ├── JobExpired
+        ├── JobFailed
         ├── LeaseLost
         ├── ProcessLost
         ├── StepFailed
@@ -291,8 +293,24 @@ class AttemptTimeout(AttemptError):
     """The attempt ran longer than its `timeout`."""
 
 
+class JobCancelled(AttemptError):
+    """The job awaited for was cancelled; `id` is its id, `reason` what was said about it, or None."""
+
+    def __init__(self, id: int, reason: str | None) -> None:
+        self.id, self.reason = id, reason
+        super().__init__(f"Job {id} was cancelled{f': {reason}' if reason else '.'}")
+
+
 class JobExpired(AttemptError):
     """The job's `not_after` had passed when a worker took it. It was not begun and is a dead letter now."""
+
+
+class JobFailed(AttemptError):
+    """The job awaited for is a dead letter; `id` is its id, `reason` why it died, `error` its last error, or None."""
+
+    def __init__(self, id: int, reason: str, error: str | None) -> None:
+        self.id, self.reason, self.error = id, reason, error
+        super().__init__(f"Job {id} is a dead letter ({reason}){f': {error}' if error else '.'}")
 
 
 class LeaseLost(AttemptError):

@@ -23,15 +23,17 @@ Outcome = Snooze | Cancel | DeadLetter | None
 class Attempt:
     """A claimed job in the hands of its handler.
 
-    `settled` becomes true once its end is committed; a handler that used `settle` sets it after its COMMIT.
+    `result` is what came of it, as JSON text, to be kept. `settled` becomes true once its end is committed; a handler
+    that used `settle` sets it after its COMMIT.
     `was_read` becomes true once the payload has been read: what is wrong after that is the handler's.
     """
 
-    __slots__ = ("job", "process", "queue_name", "settled", "was_read")
+    __slots__ = ("job", "process", "queue_name", "result", "settled", "was_read")
 
     def __init__(self, *, job: ClaimedJob, process: ProcessId, queue_name: str) -> None:
         self.job, self.process, self.queue_name = job, process, queue_name
         self.settled = self.was_read = False
+        self.result: str | None = None
 
     async def settle(self, connection: Connection, outcome: Outcome) -> None:
         """Write the end of this attempt as the last statement of the caller's transaction.
@@ -42,7 +44,7 @@ class Attempt:
         job = self.job
         match outcome:
             case None:
-                done = jobs.Finished(id=job.id, attempt=job.attempt, outcome="completed")
+                done = jobs.Finished(job.id, job.attempt, "completed", self.result)
                 held = await jobs.finish(connection, process=self.process, jobs=[done])
             case Cancel(reason=reason):
                 cancelled = cancels.Cancelled(job.id, job.attempt, reason)

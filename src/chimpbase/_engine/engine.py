@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -162,6 +163,10 @@ class Engine:
         """Hear the id of every run that ends in this process; call the answer to stop hearing."""
         self._ended.add(callback)
         return lambda: self._ended.discard(callback)
+
+    def watch_job(self, job: JobId) -> AbstractContextManager[asyncio.Event]:
+        """An event that is set when an attempt of that job is settled in this process."""
+        return self._finisher.watch.watch(job)
 
     @property
     def running(self) -> int:

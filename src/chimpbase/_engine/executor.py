@@ -83,6 +83,8 @@ class Executor:
     def _succeeded(self, handling: Handling, attempt: Attempt, outcome: Outcome, started_s: float) -> None:
         if attempt.settled:
             self._holdings.discard((attempt.job.id, attempt.job.attempt))
+            if self._finisher.watch.events:
+                self._finisher.watch.tell(attempt.job.id)
         else:
             self._settle(attempt, outcome)
         if type(outcome) is Snooze:
@@ -99,7 +101,7 @@ class Executor:
         job = attempt.job
         match outcome:
             case None:
-                self._finisher.finish(jobs.Finished(job.id, job.attempt, "completed"))
+                self._finisher.finish(jobs.Finished(job.id, job.attempt, "completed", attempt.result))
             case Cancel(reason=reason):
                 self._finisher.cancel(cancels.Cancelled(job.id, job.attempt, reason))
             case Snooze(for_=delay):

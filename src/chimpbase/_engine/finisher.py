@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 
 from chimpbase._core.errors import DatabaseError, OutcomeUnknown
 from chimpbase._core.values import ClaimedJob, JobId, ProcessId
+from chimpbase._engine.job_watch import JobWatch
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
 from chimpbase._store import cancels, jobs
@@ -143,6 +144,7 @@ class Finisher:
         self._dead_letter, self._give_back = lane(jobs.dead_letter), lane(jobs.give_back)
         self._cancel = lane(cancels.finish)
         self._pending = 0
+        self.watch = JobWatch()
 
     def watch_settled(self, watcher: Callable[[Iterable[tuple[JobId, int]]], None]) -> None:
         """Hear of each (id, attempt) that is held no longer, once that is committed."""
@@ -193,3 +195,6 @@ class Finisher:
         self._holdings.difference_update(settled)
         if self._watcher is not None:
             self._watcher(settled)
+        if self.watch.events:
+            for end in ends:
+                self.watch.tell(end.id)

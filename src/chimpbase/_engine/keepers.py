@@ -15,7 +15,7 @@ from chimpbase._engine.failures import error_record
 from chimpbase._engine.service import Service
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
-from chimpbase._store import dead_letters, gates, jobs, outlook, partitions, processes, schedules, unique
+from chimpbase._store import dead_letters, following, gates, jobs, outlook, partitions, processes, schedules, unique
 
 _BATCH = 1000
 _ORPHANS_S = 60.0
@@ -165,6 +165,7 @@ class Pruner(Service):
             swept = await schedules.prune(connection, age=timedelta(days=7), max_rows=_BATCH)
             swept = max(swept, await gates.prune(connection, max_rows=_BATCH))
             swept = max(swept, await dead_letters.prune(connection, age=self._dead_age, most=_BATCH))
+            swept = max(swept, await following.sweep(connection, max_rows=_BATCH))
             self._names = await unique.sweep(connection, after=self._names, max_rows=_BATCH)
         return 0 if swept == _BATCH or self._names != unique.FROM_THE_START else self._every_s
 

@@ -266,6 +266,19 @@ create table chimpbase.job_later (
 CREATE INDEX job_later_due ON chimpbase.job_later USING btree (due_at);
 CREATE INDEX job_later_key ON chimpbase.job_later USING btree (queue, key) WHERE ((key IS NOT NULL) AND ((attempt > uncharged) OR (errors IS NOT NULL)));
 
+create table chimpbase.job_progress (
+  job bigint not null,
+  attempt integer not null,
+  fraction double precision not null,
+  note text,
+  at timestamp with time zone not null,
+  constraint job_progress_pkey PRIMARY KEY (job)
+) with (
+  fillfactor=50,
+  autovacuum_vacuum_scale_factor=0,
+  autovacuum_vacuum_threshold=5000
+);
+
 create table chimpbase.job_unique (
   queue integer not null,
   name text not null,

@@ -38,11 +38,12 @@ class Demand:
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):
-    """A job to remove as done; `outcome` is "completed" or "cancelled"."""
+    """A job to remove as done; `outcome` is "completed" or "cancelled", `result` a JSON text to keep with it."""
 
     id: JobId
     attempt: int
     outcome: str
+    result: str | None = None
 
 
 class PutOff(msgspec.Struct, frozen=True, gc=False):
@@ -213,6 +214,7 @@ async def finish(connection: Connection, *, process: ProcessId, jobs: Sequence[F
             ids=[job.id for job in jobs],
             attempts=[job.attempt for job in jobs],
             outcomes=[job.outcome for job in jobs],
+            results=_given([job.result for job in jobs]),
         )
     )
     return {row[0] for row in rows}

@@ -82,8 +82,9 @@ returning job.id, job.queue, job.priority, job.sort, job.attempt, job.uncharged,
 -- Locks:  those jobs.
 -- Index:  job_pkey.
 with held as (
-  select job.ctid as place, done.outcome
-  from unnest(:ids::bigint[], :attempts::int[], :outcomes::text[]) as done (id, attempt, outcome)
+  select job.ctid as place, done.outcome, done.result
+  from unnest(:ids::bigint[], :attempts::int[], :outcomes::text[], :results::text[])
+    as done (id, attempt, outcome, result)
   cross join lateral (
     select ctid
     from chimpbase.job
@@ -97,13 +98,15 @@ gone as (
   delete from chimpbase.job
   using held
   where job.ctid = held.place
-  returning job.*, held.outcome
+  returning job.*, held.outcome, held.result
 ),
 kept as (
   insert into chimpbase.job_done (
-    id, finished_at, enqueued_at, claimed_at, process, queue, attempt, key, crashes, outcome, payload, headers, errors)
+    id, finished_at, enqueued_at, claimed_at, process, queue, attempt, key, crashes, outcome, payload, result, headers,
+    errors)
   select gone.id, chimpbase.clock(), gone.enqueued_at, gone.claimed_at, gone.process, gone.queue,
-    gone.attempt - gone.uncharged, gone.key, gone.crashes, gone.outcome, gone.payload, gone.headers, gone.errors
+    gone.attempt - gone.uncharged, gone.key, gone.crashes, gone.outcome, gone.payload, gone.result, gone.headers,
+    gone.errors
   from gone
   join chimpbase.queue on queue.id = gone.queue and queue.retention is not null
 )

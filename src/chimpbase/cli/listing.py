@@ -52,7 +52,7 @@ def _details(definition: Definition) -> str:
             return ""
 
 
-def _work(worker: Worker[Any]) -> Iterator[str]:
+def _work(worker: Worker[Any, Any]) -> Iterator[str]:
     yield f"queue {worker.queue.name} of {in_words(worker.queue.type)}"
     yield f"{worker.retry.max_attempts} attempts"
     if worker.timeout is not None:

@@ -1,5 +1,14 @@
--- Unique jobs and idempotency keys: which job has a name, while it has it.
---
+-- Unique jobs and idempotency keys, progress.
+
+-- How far a job says that it is. Rows of jobs that have ended are swept after a while.
+create table chimpbase.job_progress (
+  job           bigint primary key,
+  attempt       int not null,
+  fraction      double precision not null,
+  note          text,
+  at            timestamptz not null
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+
 -- A row says that `job` is the holder of `name` in a queue; it is the lock that those who want the same name take one after
 -- another. Whether the holder still counts is judged when somebody asks, from where the job is by then: nothing is done
 -- about it when a job ends. With `until` the name is free again after that; rows that say nothing more are swept.
