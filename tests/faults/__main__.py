@@ -15,10 +15,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from time import monotonic
 
+import asyncpg
+
 from chimpbase._pg.embedded import EmbeddedServer
 from tests.faults import points
 from tests.faults.battle import Result, as_table, fight, pairs
 from tests.faults.chaos import FAULTS
+from tests.faults.rehearse import play
 from tests.faults.trials import TRIALS, hold
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "faults.md"
@@ -63,6 +66,9 @@ async def rounds(options: argparse.Namespace, directory: Path) -> AsyncIterator[
                 if number == "points":
                     yield await play_points(directory, seed, None if options.hours else int(150 * options.size))
                     continue
+                if number == "seeds":
+                    yield await play_seeds(directory, seed, max(5, int(200 * options.size)))
+                    continue
                 jobs, seconds = _share(number.split("+", maxsplit=1)[0], options.size)
                 if number in TRIALS:
                     yield await hold(number, server, directory, seed, jobs, seconds)
@@ -81,7 +87,7 @@ def _chosen(options: argparse.Namespace, seed: int) -> Sequence[str]:
     if options.only:
         return options.only.split(",")
     together = ["+".join(pair) for pair in pairs(options.pairs, seed=seed)]
-    return ["points", *FAULTS, *TRIALS, *together]
+    return ["points", "seeds", *FAULTS, *TRIALS, *together]
 
 
 async def play_points(directory: Path, seed: int, most: int | None) -> Result:
@@ -99,6 +105,27 @@ async def play_points(directory: Path, seed: int, most: int | None) -> Result:
             kind = "kills" if point.fault == "kill" else "resets"
             result.hits[kind] = result.hits.get(kind, 0) + 1
         await theatre.close()
+    finally:
+        await server.stop()
+    result.seconds = monotonic() - began
+    return result
+
+
+async def play_seeds(directory: Path, first: int, seeds: int) -> Result:
+    """Interleavings of three runtimes, a seed each."""
+    began = monotonic()
+    result = Result(number="seeds", name=f"interleavings ({seeds} seeds)", seed=first)
+    server = await EmbeddedServer.start(directory / f"seeds-{first}", settings=_FAST)
+    try:
+        connection = await asyncpg.connect(server.dsn)
+        await connection.execute("create table ledger (who text, note text, at timestamptz default clock_timestamp())")
+        for seed in range(first, first + seeds):
+            await connection.execute("drop schema if exists chimpbase cascade; truncate ledger")
+            # in a thread: it brings an event loop of its own
+            played = await asyncio.to_thread(play, server.dsn, directory, seed)
+            result.hits["statements"] = result.hits.get("statements", 0) + len(played.trace)
+            result.wrong += [f"seed {seed}, {broken}\n    " + "\n    ".join(played.trace) for broken in played.broken]
+        await connection.close()
     finally:
         await server.stop()
     result.seconds = monotonic() - began

@@ -122,7 +122,7 @@ class Arena:
         for first in range(0, jobs, batch):
             numbers = list(range(self._asked, self._asked + batch))
             self._asked += batch
-            queue = "transfer" if (first // batch) % 2 else "plain"
+            queue = ("transfer", "plain", "transfer", "plain", "limited")[(first // batch) % 5]
             answer = await self._ask(connection, queue, numbers, take_back=first % (batch * 10) == 0)
             self.log.write(answer, numbers, queue=queue)
             if connection.is_closed():

@@ -15,10 +15,11 @@ from collections.abc import Awaitable
 from datetime import timedelta
 from pathlib import Path
 
-from chimpbase import App, Ctx, Retry, SyncCtx
+from chimpbase import App, Ctx, Limits, Retry, SyncCtx
 
 ACCOUNTS = 20
 MAX_ATTEMPTS = 60
+LIMIT = 3
 RETRY = Retry(max_attempts=MAX_ATTEMPTS, first=timedelta(milliseconds=50), cap=timedelta(milliseconds=500))
 POISONS = ("exit", "kill", "recursion", "sys.exit", "swallow", "terminate", "commit", "aborted", "huge")
 
@@ -35,6 +36,14 @@ async def transfer(ctx: Ctx, n: int) -> None:
         await ctx.db.execute("update account set balance = balance + $2 where id = $1", account, amount)
     if n % 10 == 3 and ctx.job.attempt == 1:
         raise ValueError("one in ten fails at first")
+
+
+@app.worker("limited", retry=RETRY, limits=Limits(concurrency=LIMIT))
+async def limited(ctx: Ctx, n: int) -> None:
+    """As many at once in all processes as the limit says."""
+    await ctx.db.execute(
+        "insert into effect (n, job, attempt, pid) values ($1, $2, $3, $4)", n, ctx.job.id, ctx.job.attempt, os.getpid()
+    )
 
 
 @app.worker("plain", retry=RETRY, transaction=False)

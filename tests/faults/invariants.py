@@ -30,9 +30,10 @@ BROKEN: Final[dict[str, str]] = {
             select id from chimpbase.job union all select id from chimpbase.job_later) active
           where active.id = run.job)
     """,
-    "a resting run has its activation at rest": """
+    "a run that waits for a signal alone has its activation at rest": """
         select run.id from chimpbase.run
-        where state in ('sleeping', 'waiting') and not exists (select from chimpbase.job_later l where l.id = run.job)
+        where state = 'waiting' and wake_at is null
+          and not exists (select from chimpbase.job_later later where later.id = run.job)
     """,
     "a run that has ended has no activation": """
         select run.id from chimpbase.run

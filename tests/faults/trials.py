@@ -15,7 +15,7 @@ import asyncpg
 from chimpbase._pg.embedded import EmbeddedServer
 from tests.faults.arena import Arena, arena_of
 from tests.faults.battle import Result, judge
-from tests.faults.flood import POISONS
+from tests.faults.flood import LIMIT, POISONS
 from tests.running import the_value
 from tests.waiting import passing, until
 
@@ -219,7 +219,7 @@ async def _watch_limits(arena: Arena) -> list[str]:
     """
     while await arena.until_over(0.01):
         running = await the_value(connection, sql)
-        if running > 3:
-            wrong.append(f"{running} jobs of a queue that allows 3 ran at once")
+        if running > LIMIT:
+            wrong.append(f"{running} jobs of a queue that allows {LIMIT} ran at once")
     await connection.close()
     return wrong
