@@ -3,8 +3,8 @@
 Time is not real: the loop's clock stands still while statements run and jumps to the next timer when a seed says so.
 Every statement of every runtime waits at the hook until it is chosen; one goes at a time, and the invariants are
 checked after each. What is not decided by the seed does not happen: the hearts beat in this loop, too, notifications
-are off, and connections take no time. So a seed that fails fails again, but for what the database's own clock decides: when a job falls due.
-A failure prints the whole order of its statements.
+are off, and connections take no time. So a seed that fails fails again, but for what the database's own clock decides:
+when a job falls due. A failure prints the whole order of its statements.
 
 Source: the idea is that of FoundationDB's simulation (Zhou et al., SIGMOD 2021), here over a real PostgreSQL.
 """
