@@ -21,6 +21,8 @@ pytestmark = pytest.mark.anyio
 JOB_POINTS = [("app", n) for n in range(1, 9)] + [("engine", n) for n in range(1, 4)]
 RUN_POINTS = [("app", n) for n in range(1, 13)] + [("engine", n) for n in range(1, 9)]
 
+DEEP_POINTS = [("app", n) for n in range(1, 10)] + [("engine", n) for n in range(1, 25, 2)]
+
 
 @pytest.fixture
 async def fleet(dsn: str, tmp_path: Path, outside: asyncpg.Connection) -> AsyncIterator[Fleet]:
@@ -61,6 +63,22 @@ async def test_a_run_killed_at_any_statement_completes_with_each_step_once(
     assert sorted(await notes(outside)) == ["a", "b", "c"]
     assert tuple(await the_row(outside, "select state, output from chimpbase.run")) == ("completed", '"apbsc"')
     assert await left_over(outside) == {"run": 1}
+
+
+@pytest.mark.parametrize(("where", "after"), DEEP_POINTS)
+async def test_a_deep_run_killed_at_any_statement_does_everything_once(
+    fleet: Fleet, outside: asyncpg.Connection, where: str, after: int
+) -> None:
+    victim = await fleet.start(die_in=where, die_after=after)
+    await outside.execute("select chimpbase.start_workflow('deep', '1', '{\"id\": \"d\"}')")
+    await until(lambda: died_or_done(victim.alive, outside))
+    assert not victim.alive
+    await fleet.start()
+    await until(lambda: is_idle(outside))
+    assert sorted(await notes(outside)) == ["block 1", "block 2", "child", "left"]
+    run = await the_row(outside, "select state, output from chimpbase.run where id = 'd'")
+    assert tuple(run) == ("completed", '"left right child child late"')
+    assert await left_over(outside) == {"run": 2}
 
 
 async def died_or_done(alive: bool, outside: asyncpg.Connection) -> bool:

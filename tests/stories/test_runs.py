@@ -374,3 +374,23 @@ async def test_a_version_that_nobody_can_run_waits_and_says_so(start: Start, out
         assert await new.ctx.workflow.result(handle.id, timeout=10) == 3
     async with start(old):
         assert await old.ctx.workflow.result("a", timeout=10) == 8
+
+
+async def test_ended_runs_are_forgotten_after_their_time_and_living_ones_never(
+    start: Start, outside: asyncpg.Connection
+) -> None:
+    app = App("forgets")
+    define(app)
+    async with start(app):
+        run, living = await started(app, "waiter", 1, "a"), await started(app, "waiter", 2, "b")
+        await run.signal(go, 1, dedupe="k")
+        assert await run.result(timeout=10) == 2
+        await until(lambda: waits(living))
+    await outside.execute(
+        "update chimpbase.run set started_at = 'epoch', finished_at = finished_at - interval '1 year'"
+    )
+    async with start(app, run_retention=timedelta(days=100)):
+        await until(lambda: outside.fetchval("select not exists (select from chimpbase.run where id = 'a')"))
+        left = await outside.fetch("select distinct run from chimpbase.step")
+        keys = await outside.fetchval("select count(*) from chimpbase.signal_key")
+    assert (len(left), keys) == (1, 0)

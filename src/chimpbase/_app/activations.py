@@ -54,6 +54,15 @@ def old_queues(registry: Registry) -> dict[str, Workflow[Any, Any]]:
     }
 
 
+def impurities(registry: Registry) -> list[str]:
+    """What stands in workflows and answers otherwise each time they are run again, in sentences."""
+    return [
+        f"{definition.title} uses {one}: its code runs again after each rest, and must then decide the same"
+        for _, definition in sorted(registry.workflows.items())
+        for one in read_code(definition.function).warnings
+    ]
+
+
 def code_of(backstage: Backstage, definition: Workflow[Any, Any], attempt: Attempt | None, known: WorkflowCode) -> Code:
     """A workflow as the engine knows it, for one activation."""
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from chimpbase._app.registry import Registry
+from chimpbase._app.replay import Verdict, check
 from chimpbase._app.schema import bring_up_to_date, sources
 from chimpbase._core.codec_types import describe_type
 from chimpbase._core.parameters import REQUIRED as REQUIRED
@@ -96,6 +98,24 @@ async def pending_migrations(target: Target, *, settings: Settings, project: Pat
     """
     async with _opened(target, settings) as db:
         return [one.file_name for source in sources(project, settings) for one in await pending(db, source=source)]
+
+
+async def check_runs(target: Target, *, settings: Settings, registry: Registry, workflow: str | None) -> list[Verdict]:
+    """Replay every run that has not ended over the code of an app; nothing is written, and nothing is declared.
+
+    Raises:
+        DatabaseError: the database cannot be read, or its schema is another.
+    """
+    db = await Db.open(
+        target.dsn,
+        size=2,
+        budget=settings.statement_budget,
+        application_name="chimpbase workflow check",
+    )
+    try:
+        return await check(registry, db, workflow=workflow)
+    finally:
+        await db.close(grace=timedelta(seconds=1))
 
 
 def migration_script(*, settings: Settings, project: Path) -> str:

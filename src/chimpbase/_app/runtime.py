@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from chimpbase._app.activations import migrating
+from chimpbase._app.activations import impurities, migrating
 from chimpbase._app.backstage import Backstage
 from chimpbase._app.collection_indexes import create_all
 from chimpbase._app.config import read_secrets, read_settings
@@ -239,6 +239,8 @@ class Runtime:
             handlings += migrating(self._backstage, ids)
             self._rooms.push_async_callback(self._stop_engine, engine)
             await engine.start(handlings, await self._consumings())
+        for warning in impurities(self.app.registry):
+            _log.warning("%s", warning)
         for lost in forgotten(self.app.registry):
             _log.warning("%s is defined but not registered; add it to App(register=[...])", lost.title)
         if self.http:
@@ -305,7 +307,11 @@ class Runtime:
             lanes,
             identity=Identity(app=self.app.name, pid=os.getpid(), version=_version()),
             pace=Pace(
-                lease=settings.lease, poll=settings.poll, grace=settings.grace, dead_retention=settings.dead_retention
+                lease=settings.lease,
+                poll=settings.poll,
+                grace=settings.grace,
+                dead_retention=settings.dead_retention,
+                run_retention=settings.run_retention,
             ),
             open_heart_db=open_heart,
             make_listener=listen if notify else None,

@@ -161,6 +161,9 @@ class Settings:
     dead_retention: timedelta = _setting(
         30 * _DAY, _duration(60 * _S, 3653 * _DAY), "How long dead letters are kept before they are deleted."
     )
+    run_retention: timedelta = _setting(
+        30 * _DAY, _duration(60 * _S, 3653 * _DAY), "How long ended workflow runs are kept, by when they were started."
+    )
     statement_budget: timedelta = _setting(
         10 * _S, _duration(100 * _MS, _DAY), "How long one of the runtime's own statements may take."
     )

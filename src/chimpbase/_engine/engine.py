@@ -16,6 +16,7 @@ from datetime import timedelta
 from chimpbase._core.errors import DatabaseError
 from chimpbase._core.values import JobId, NewJob, ProcessId, QueueId
 from chimpbase._engine.activator import Activator
+from chimpbase._engine.archivist import Archivist
 from chimpbase._engine.attempt import Handling
 from chimpbase._engine.births import Births
 from chimpbase._engine.canceller import Canceller
@@ -55,13 +56,14 @@ class Identity:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
     """The engine's times: how long a lease lasts, how often an idle process looks, how long a stop may take,
-    how long dead letters are kept.
+    how long dead letters and ended runs are kept.
     """
 
     lease: timedelta
     poll: timedelta
     grace: timedelta
     dead_retention: timedelta = timedelta(days=30)
+    run_retention: timedelta = timedelta(days=30)
 
 
 class Engine:
@@ -244,10 +246,11 @@ class Engine:
         pruner = Pruner(self._db, days_ahead=7, every_s=600, dead_age=self._pace.dead_retention, random=self._random)
         sweeper = Sweeper(self._db, every_s=60, clock=asyncio.get_running_loop().time, random=self._random)
         horizon = Horizon(self._db, age=timedelta(minutes=1), every_s=60, random=self._random)
+        archivist = Archivist(self._db, age=self._pace.run_retention, every_s=600, random=self._random)
         # the day's history must be there before any job ends: one that ends while it is attached is refused by it
         await pruner.tick()
         days = StreamKeeper(self._db, days_ahead=3, every_s=600, random=self._random)
-        return [pruner, sweeper, horizon, days]
+        return [pruner, sweeper, horizon, days, archivist]
 
     async def stop(self, *, grace: timedelta | None = None) -> None:
         """Stop cleanly; jobs still running after the grace go back to their queues without an attempt charged."""

@@ -192,6 +192,40 @@ chimpbase cron remove invoice:42
             "remove": "Forget a schedule.",
         },
     ),
+    "workflow": Help(
+        "Look at workflow runs, and steer them.",
+        """
+The runs of the database. check replays every run that has not ended over the
+code at hand, writes nothing, and exits 1 if one could not go on: ask it before
+a deployment. Only check and start need the app's code.
+""",
+        """
+chimpbase workflow ls --status failed
+chimpbase workflow show order-7
+chimpbase workflow start checkout --input 7 --id order-7
+chimpbase workflow signal order-7 payment --payload '{"ok": true}'
+chimpbase workflow cancel order-7 --reason 'out of stock'
+chimpbase workflow pause order-7
+chimpbase workflow resume order-7
+chimpbase workflow retry order-7
+chimpbase workflow rewind order-7 --step charge#1
+chimpbase workflow fork order-7 --step charge#1 --id order-7b
+chimpbase workflow check --app shop:app
+""",
+        {
+            "ls": "List runs, the newest first.",
+            "show": "Show what a run has done, and why it waits.",
+            "start": "Start a run.",
+            "signal": "Send a signal to a run.",
+            "cancel": "Cancel a run.",
+            "pause": "Let a run begin nothing new.",
+            "resume": "Let a paused run go on.",
+            "retry": "Let a blocked or failed run try again.",
+            "rewind": "Do everything from a step on once more.",
+            "fork": "Start another run with what one has done.",
+            "check": "Replay the runs that have not ended over this code.",
+        },
+    ),
     "psql": Help(
         "Open psql on the app's database, read-only unless --write.",
         """

@@ -54,3 +54,23 @@ async def journey(wf: Wf, text: str) -> str:
     said += await write(wf, "b")
     said += await wf.wait("go") or "?"
     return said + await write(wf, "c")
+
+
+@app.workflow("little")
+async def little(wf: Wf, text: str) -> str:
+    return await write(wf, text)
+
+
+@app.workflow("deep")
+async def deep(wf: Wf, round: int) -> str:
+    async with wf.tx("block") as db:
+        await db.execute("insert into ledger (who, note) values ('points', $1)", f"block {round}")
+    if round == 1:
+        return await wf.continue_as(2)
+    child = await wf.start("little", "child")
+    one, two = await wf.gather(write(wf, "left"), wf.step("plain", plain, "right"))
+    who, said = await wf.select(child=child, late=wf.timer(60))
+    callback = await wf.callback("ask", str)
+    late = await wf.wait(callback, timeout=0.01, default="late")
+    wf.undo(write, "undone")
+    return f"{one} {two} {who} {said} {late}"
