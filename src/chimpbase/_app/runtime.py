@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import random
-import secrets
 import time
 import uuid
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
@@ -324,6 +323,7 @@ class Runtime:
         self._rooms.callback(threads.shutdown)
         crew = Crew()
         self._rooms.push_async_callback(asyncio.to_thread, crew.stop)
+        traces = random.Random()
         return Backstage(
             db=db,
             lanes=self._lanes or db,
@@ -333,7 +333,8 @@ class Runtime:
             threads=threads,
             crew=crew,
             new_id=lambda: str(uuid.uuid4()),
-            new_trace=lambda: secrets.token_hex(16),
+            # an id to tell things apart, no secret: the system's randomness costs a call of it for each
+            new_trace=lambda: f"{traces.getrandbits(128):032x}",
         )
 
     async def _start_edge(self, name: str) -> None:
