@@ -318,7 +318,7 @@ create table chimpbase.job_wait (
   autovacuum_vacuum_cost_delay=0
 );
 CREATE INDEX job_wait_key ON chimpbase.job_wait USING btree (queue, key, priority, id);
-CREATE INDEX job_wait_line ON chimpbase.job_wait USING btree (queue, priority, id);
+CREATE INDEX job_wait_line ON chimpbase.job_wait USING btree (((queue + 0)), priority, id);
 
 create table chimpbase.key_news (
   queue integer not null,
@@ -630,7 +630,7 @@ begin
     jobs := chimpbase.pass_gate(
       array(
         select w.id from chimpbase.job_wait w
-        where w.queue = gate.queue and (suspects or w.crashes = 0 or w.crashes + 1 < max_crashes)
+        where w.queue + 0 = gate.queue and (suspects or w.crashes = 0 or w.crashes + 1 < max_crashes)
         order by w.priority, w.id limit room for update skip locked),
       admit.process, moment, max_crashes, suspects);
   end if;
@@ -1884,9 +1884,11 @@ begin
   where not (
     in_line and next.key <> '' and (
       next.key in (select stray.key from stray)
-      or exists (
-        select 1 from chimpbase.job_later l
-        where l.queue = gate.queue and l.key = next.key and (l.attempt > l.uncharged or l.errors is not null))));
+      -- a scalar, here and below: `exists` may be planned as a hash of the whole table
+      or (
+        select true from chimpbase.job_later l
+        where l.queue = gate.queue and l.key = next.key and (l.attempt > l.uncharged or l.errors is not null)
+        limit 1) is not null));
   passed := chimpbase.pass_gate(coalesce(ids, '{}'), process, moment, max_crashes, suspects);
   select coalesce(jsonb_object_agg(key, jobs), '{}') into served
   from (select coalesce(key, '') as key, count(*) as jobs from unnest(passed) group by 1) as counted;
@@ -1908,7 +1910,8 @@ begin
       end
   from unnest(turn) as mine (key)
   cross join lateral (
-    select exists (select 1 from chimpbase.job_wait w where w.queue = gate.queue and w.key = mine.key) as present
+    select (
+      select true from chimpbase.job_wait w where w.queue = gate.queue and w.key = mine.key limit 1) is not null as present
   ) as waits
   cross join lateral (
     select chimpbase.refill(one.tokens, one.refilled_at, moment, speed, burst) - coalesce((served ->> mine.key)::int, 0) as rest

@@ -5,7 +5,7 @@
 -- Which of these queues have ready jobs (those behind a gate too), which are paused, which have a gate; seconds until the
 -- next delayed job and the next schedule of these queues, none when an occurrence waits for the one before; whether a
 -- process died, and whether somebody wants a job to end.
--- Index:  job_ready, job_wait_line, job_later_due, schedule_due, schedule_waiting.
+-- Index:  job_ready, job_wait_key, job_later_due, schedule_due, schedule_waiting.
 -- Touches: chimpbase.queue, gate, job, job_wait, job_later, schedule, process and job_cancel, to be one statement.
 select
   array(

@@ -37,7 +37,9 @@ create table chimpbase.job_wait (
   autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000,
   autovacuum_vacuum_cost_delay = 0
 );
-create index job_wait_line on chimpbase.job_wait (queue, priority, id);
+-- An expression, so that only who walks the whole line in order takes this index: a search for a key once did, and read
+-- everything that other keys had waiting.
+create index job_wait_line on chimpbase.job_wait ((queue + 0), priority, id);
 create index job_wait_key on chimpbase.job_wait (queue, key, priority, id);
 
 -- Producers append the keys of what they enqueue; an admission reads and deletes. Nobody waits for anybody.
@@ -261,9 +263,11 @@ begin
   where not (
     in_line and next.key <> '' and (
       next.key in (select stray.key from stray)
-      or exists (
-        select 1 from chimpbase.job_later l
-        where l.queue = gate.queue and l.key = next.key and (l.attempt > l.uncharged or l.errors is not null))));
+      -- a scalar, here and below: `exists` may be planned as a hash of the whole table
+      or (
+        select true from chimpbase.job_later l
+        where l.queue = gate.queue and l.key = next.key and (l.attempt > l.uncharged or l.errors is not null)
+        limit 1) is not null));
   passed := chimpbase.pass_gate(coalesce(ids, '{}'), process, moment, max_crashes, suspects);
   select coalesce(jsonb_object_agg(key, jobs), '{}') into served
   from (select coalesce(key, '') as key, count(*) as jobs from unnest(passed) group by 1) as counted;
@@ -285,7 +289,8 @@ begin
       end
   from unnest(turn) as mine (key)
   cross join lateral (
-    select exists (select 1 from chimpbase.job_wait w where w.queue = gate.queue and w.key = mine.key) as present
+    select (
+      select true from chimpbase.job_wait w where w.queue = gate.queue and w.key = mine.key limit 1) is not null as present
   ) as waits
   cross join lateral (
     select chimpbase.refill(one.tokens, one.refilled_at, moment, speed, burst) - coalesce((served ->> mine.key)::int, 0) as rest
@@ -377,7 +382,7 @@ begin
     jobs := chimpbase.pass_gate(
       array(
         select w.id from chimpbase.job_wait w
-        where w.queue = gate.queue and (suspects or w.crashes = 0 or w.crashes + 1 < max_crashes)
+        where w.queue + 0 = gate.queue and (suspects or w.crashes = 0 or w.crashes + 1 < max_crashes)
         order by w.priority, w.id limit room for update skip locked),
       admit.process, moment, max_crashes, suspects);
   end if;
