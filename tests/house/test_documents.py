@@ -53,7 +53,7 @@ def _blocks(page: Path, text: str) -> list[Block]:
 def test_the_block_runs(block: Block, dsn: str, tmp_path: Path) -> None:
     if block.excuse:
         pytest.skip(block.excuse)
-    program = tmp_path / f"{block.page.stem}.py"
+    program = tmp_path / f"page_{block.page.stem}.py"  # a page may be called like a module of Python itself
     program.write_text(block.code, encoding="utf-8")
     run = subprocess.run(
         [sys.executable, "-W", "error", program],

@@ -224,6 +224,13 @@ class KvClient(Generic[T]):
         """
         return [self._space.entry(pair) for pair in await self._pairs(prefix, after, limit, values=True)]
 
+    async def namespaces(self) -> builtins.list[str]:
+        """Every namespace that holds a key, whether expired or not."""
+        async with self._frame.statement() as connection:
+            found = await kv.list_namespaces(connection)
+        # those of locks and limits are ours
+        return sorted({place.namespace for place in found if place.namespace and not place.namespace.endswith(")")})
+
     def lock(
         self, name: str, *, ttl: timedelta | float = timedelta(seconds=30), wait: timedelta | float | None = None
     ) -> LockBlock:

@@ -78,6 +78,9 @@ class SyncKv(Generic[T]):
     def entries(self, prefix: str = "", *, after: str = "", limit: int = 100) -> builtins.list[Entry[T]]:
         return self._wait(self._client().entries(prefix, after=after, limit=limit))
 
+    def namespaces(self) -> builtins.list[str]:
+        return self._wait(self._client().namespaces())
+
     def lock(
         self, name: str, *, ttl: timedelta | float = timedelta(seconds=30), wait: timedelta | float | None = None
     ) -> SyncLockBlock:

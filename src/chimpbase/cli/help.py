@@ -226,6 +226,49 @@ chimpbase workflow check --app shop:app
             "check": "Replay the runs that have not ended over this code.",
         },
     ),
+    "kv": Help(
+        "Look at keys, and set and delete them.",
+        """
+The keys of no namespace, or of one with --namespace. Values are JSON. Needs the
+project for its database, but not the app's code.
+""",
+        """
+chimpbase kv ls user:
+chimpbase kv ls --namespaces
+chimpbase kv get greeting | jq .
+chimpbase kv put greeting '"hello"' --ttl 1h
+chimpbase kv delete tea --namespace quotes
+""",
+        {
+            "ls": "List keys with their values.",
+            "get": "Print a value as JSON.",
+            "put": "Set a value.",
+            "delete": "Delete a key.",
+        },
+    ),
+    "collection": Help(
+        "Look at documents, store and delete them.",
+        """
+Documents and filters are JSON. Needs the project for its database, but not the
+app's code. Deleting by a filter asks unless --yes.
+""",
+        """
+chimpbase collection ls
+chimpbase collection find customers '{"age": {"gte": 18}}' --sort city,-age
+chimpbase collection get customers ada
+chimpbase collection put customers '{"id": "ada", "age": 36}'
+chimpbase collection delete customers ada
+chimpbase collection indexes customers
+""",
+        {
+            "ls": "List collections and count their documents.",
+            "get": "Print a document as JSON.",
+            "find": "Find documents by a filter.",
+            "put": "Store a document.",
+            "delete": "Delete documents, by id or by a filter.",
+            "indexes": "List the indexes of a collection, or drop one.",
+        },
+    ),
     "psql": Help(
         "Open psql on the app's database, read-only unless --write.",
         """
