@@ -19,6 +19,7 @@ from random import Random
 from typing import Any, Literal
 
 from chimpbase._app.activations import migrating
+from chimpbase._app.crashes import Crash
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.definitions import Action
 from chimpbase._app.handlers import handling, queue_spec
@@ -213,6 +214,11 @@ class RehearsedRuntime(Runtime):
     async def replay(self, id: str) -> list[str]:
         """See `Rehearsal.crash_and_replay`."""
         return await replay(self._stage(), self.lanes, id=id)
+
+    def listen(self, hook: Crash | None) -> None:
+        """Let a crash stand at every statement, or none."""
+        for pool in self._pools:
+            pool.listen(hook)
 
     def _move(self, by: timedelta) -> None:
         self._shift += by

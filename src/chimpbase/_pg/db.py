@@ -194,6 +194,11 @@ class Db:
         """As `fetch`, the status tag."""
         return await self._once(Session.execute, sql, args)
 
+    def listen(self, hook: StatementHook | None) -> None:
+        """Let a hook stand around every statement from now on, for tests: connections at rest are replaced."""
+        self._hook = hook
+        self._pool.expire()
+
     def shift_clock(self, delta: timedelta) -> None:
         """Move the database clock of our own SQL functions, for tests: each connection learns it when next taken."""
         self._clock_shift = delta

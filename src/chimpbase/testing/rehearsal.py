@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, overload
 
-from chimpbase import App, Ctx, Event, Queue, Run, errors
-from chimpbase._app.definitions import Action, Subscription, Worker
+from chimpbase import App, Ctx, Event, Queue, Run, Signal, errors
+from chimpbase._app.crashes import Crash
+from chimpbase._app.definitions import Action, Subscription, Worker, Workflow
 from chimpbase._app.rehearsal import Drained, RehearsedRuntime
 from chimpbase._app.rehearsal_server import fresh_database
 
@@ -153,6 +154,60 @@ class Rehearsal:
                 written of a run that has ended, or ended otherwise. A workflow must do nothing but decide.
         """
         return await self._runtime.replay(id)
+
+    async def crash_everywhere(
+        self,
+        workflow: Workflow[T, Any] | str,
+        input: T | Any = None,
+        *,
+        signals: Sequence[tuple[Signal[Any] | str, Any]] = (),
+        effects: Callable[[Ctx, str], Awaitable[object]] | None = None,
+        within: timedelta = timedelta(days=1),
+    ) -> int:
+        """Run a workflow again and again, with a crash before and after each checkpoint in turn; how many crashes.
+
+        Each time `signals` are sent at the start and `within` passes. `effects(ctx, run_id)` tells what a run has done.
+
+        Raises:
+            AssertionError: a run that crashed ended otherwise, or did something else, than one that did not.
+        """
+        crash = Crash()
+        expected = await self._crashed(crash, "crash-0", workflow, input, signals, effects, within)
+        struck = 0
+        for at in range(1, crash.count + 1):
+            for moment in ("before", "after"):
+                crash_here, id = Crash(at=at, moment=moment), f"crash-{at}-{moment}"
+                found = await self._crashed(crash_here, id, workflow, input, signals, effects, within)
+                if found != expected:
+                    raise AssertionError(
+                        f"Crashed {moment} checkpoint {at}, the run gives {found}; undisturbed, {expected}."
+                    )
+                struck += crash_here.struck
+        return struck
+
+    async def _crashed(
+        self,
+        crash: Crash,
+        id: str,
+        workflow: Any,
+        input: Any,
+        signals: Sequence[tuple[Any, Any]],
+        effects: Callable[[Ctx, str], Awaitable[object]] | None,
+        within: timedelta,
+    ) -> tuple[object, ...]:
+        async with self.transaction() as ctx:
+            await ctx.workflow.start(workflow, input, id=id)
+            for signal, payload in signals:
+                await ctx.workflow.signal(id, signal, payload)
+        self._runtime.listen(crash)
+        try:
+            await self.advance(within, every_occurrence=False)
+        finally:
+            self._runtime.listen(None)
+        run = await self.run(id)
+        async with self.transaction() as ctx:
+            done = None if effects is None else await effects(ctx, id)
+        return run.status, run.output, run.error, done
 
 
 @asynccontextmanager
