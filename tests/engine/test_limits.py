@@ -153,6 +153,21 @@ async def test_a_deploy_does_not_take_back_an_operators_word(start: Start, outsi
     assert (status.declared, status.override) == ({}, {"concurrency": 1})
 
 
+async def test_an_admission_counts_afresh_whatever_the_databases_isolation(
+    start: Start, outside: asyncpg.Connection
+) -> None:
+    name = await the_value(outside, "select quote_ident(current_database())")
+    await outside.execute(f"alter database {name} set default_transaction_isolation to 'serializable'")
+    app, watch = watched(Limits(concurrency=2))
+    async with start(app) as runtime:
+        lanes: Any = runtime._lanes
+        async with lanes.acquire() as connection:
+            assert await connection.fetch_value("show transaction_isolation") == "read committed"
+        await outside.execute("select chimpbase.enqueue('jobs', to_jsonb(n)) from generate_series(1, 10) n")
+        await until(lambda: is_idle(outside))
+    assert watch.most["all"] == 2
+
+
 async def override(runtime: Any, limits: dict[str, object], *, name: str = "jobs") -> Any:
     async with runtime._lanes.acquire() as connection:
         return await gates.override(connection, name=name, limits=limits)

@@ -61,6 +61,8 @@ _PINNED = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
+    # an admission counts what runs after it has waited for its turn, and must not count as of before
+    "default_transaction_isolation": "read committed",
 }
 _HANDLERS = {"idle_in_transaction_session_timeout": "30s"}
 
