@@ -6,6 +6,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from chimpbase._app.queue_operations import job_id
 from chimpbase._app.unit import Frame
 from chimpbase._app.waiter import Waiter
@@ -56,6 +58,11 @@ async def explain_job(connection: Queryable, id: JobId) -> Explanation:
     if found is None:
         return Explanation(job=id, queue=None, state="unknown", summary=_UNKNOWN.format(id))
     facts: dict[str, Any] = {"enqueued_at": found.enqueued_at.isoformat(), "attempts": found.attempts}
+    if found.strike is not None and found.process is None and found.place not in ("done", "dead"):
+        state, why = _held(found, facts)
+        return Explanation(
+            job=id, queue=found.name, state=state, summary=f"Job {id} of queue {found.name!r} {why}.", facts=facts
+        )
     match found.place:
         case "done" | "dead":
             state, why = _ended(found, facts)
@@ -71,6 +78,13 @@ async def explain_job(connection: Queryable, id: JobId) -> Explanation:
     return Explanation(
         job=id, queue=found.name, state=state, summary=f"Job {id} of queue {found.name!r} {why}.", facts=facts
     )
+
+
+def _held(found: Whereabouts, facts: dict[str, Any]) -> tuple[ExplainedState, str]:
+    assert found.strike is not None
+    strike = facts["strike"] = msgspec.json.decode(found.strike)
+    why = f": {strike['reason']}" if strike["reason"] else ""
+    return "held", f"is held by strike {strike['id']} of {strike['by']}{why}"
 
 
 def _ended(found: Whereabouts, facts: dict[str, Any]) -> tuple[ExplainedState, str]:

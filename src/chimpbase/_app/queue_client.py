@@ -14,6 +14,7 @@ from chimpbase._app.job_handle import Follower, JobHandle, SyncJobHandle, handle
 from chimpbase._app.job_status import JobStatus
 from chimpbase._app.payloads import taken
 from chimpbase._app.queue_operations import QueueOperations, SyncQueueOperations, job_id
+from chimpbase._app.striking import Striking, SyncStriking
 from chimpbase._app.tokens import Queue
 from chimpbase._app.unit import Frame
 from chimpbase._app.waiter import Waiter
@@ -30,7 +31,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting):
+class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting, Striking):
     """Enqueues jobs, and does to jobs and queues what an operator would, in the transaction of this call."""
 
     def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
@@ -147,7 +148,7 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting):
         return lambda: engine.ready([queue])
 
 
-class SyncQueue(SyncQueueOperations, SyncDeadLetters, SyncExplaining, SyncInspecting):
+class SyncQueue(SyncQueueOperations, SyncDeadLetters, SyncExplaining, SyncInspecting, SyncStriking):
     """The blocking face of `QueueClient`, whose verbs mean the same."""
 
     def __init__(self, client: Callable[[], QueueClient], wait: Waiter) -> None:

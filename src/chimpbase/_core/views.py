@@ -40,3 +40,15 @@ class JobView:
     enqueued_at: datetime
     at: datetime | None
     payload: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strike:
+    """What holds the jobs of a queue whose payload contains `payload`, by whom and why."""
+
+    id: int
+    queue: str
+    payload: Any
+    reason: str | None
+    created_by: str | None
+    created_at: datetime

@@ -32,6 +32,7 @@ from chimpbase._engine.host import is_gone, this_host
 from chimpbase._engine.keepers import Lookout, Promoter, Pruner, Rescuer
 from chimpbase._engine.scheduler import Scheduler
 from chimpbase._engine.service import Service
+from chimpbase._engine.striker import Striker
 from chimpbase._engine.sweeper import Sweeper
 from chimpbase._engine.tails import Tails
 from chimpbase._pg.bell import Bell
@@ -218,6 +219,7 @@ class Engine:
         canceller = Canceller(
             self._db, process=self._current, on_asked=claimer.cancel, on_passed_on=self.look, random=self._random
         )
+        striker = Striker(self._db, on_freed=self.later, random=self._random)
         lookout = self._lookout = Lookout(
             self._db,
             queues=queues,
@@ -229,11 +231,12 @@ class Engine:
             scheduler=scheduler,
             rescuer=rescuer,
             canceller=canceller,
+            striker=striker,
             consumers=group.ids,
             on_behind=group.behind,
             random=self._random,
         )
-        keepers = [self._promoter, scheduler, rescuer, canceller, *await self._housekeepers()]
+        keepers = [self._promoter, scheduler, rescuer, canceller, striker, *await self._housekeepers()]
         self._services = [*keepers, claimer, *group.services, lookout]
         for service in self._services:
             service.start()

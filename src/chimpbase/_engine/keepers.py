@@ -37,6 +37,7 @@ class Lookout(Service):
         scheduler: Service,
         rescuer: Service,
         canceller: Service,
+        striker: Service,
         consumers: Sequence[int],
         on_behind: Callable[[Sequence[int]], None],
         random: Callable[[], float],
@@ -44,7 +45,7 @@ class Lookout(Service):
         super().__init__(random=random)
         self._db, self._queues, self._poll_s = db, queues, poll_s
         self._on_ready, self._on_gated, self._on_paused = on_ready, on_gated, on_paused
-        self._canceller = canceller
+        self._canceller, self._striker = canceller, striker
         self._consumers, self._on_behind = consumers, on_behind
         self._promoter, self._scheduler, self._rescuer = promoter, scheduler, rescuer
 
@@ -62,6 +63,8 @@ class Lookout(Service):
             self._rescuer.wake()
         if seen.cancels:
             self._canceller.wake()
+        if seen.strikes:
+            self._striker.wake()
         # a little less than the poll, spread, so that many processes do not ask in step
         return self._poll_s * (0.9 + self._random() / 10)
 

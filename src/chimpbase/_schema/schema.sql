@@ -265,6 +265,7 @@ create table chimpbase.job_later (
 );
 CREATE INDEX job_later_due ON chimpbase.job_later USING btree (due_at);
 CREATE INDEX job_later_key ON chimpbase.job_later USING btree (queue, key) WHERE ((key IS NOT NULL) AND ((attempt > uncharged) OR (errors IS NOT NULL)));
+CREATE INDEX job_later_struck ON chimpbase.job_later USING btree (id) WHERE (terms ~~ '%"struck": true%'::text);
 
 create table chimpbase.job_progress (
   job bigint not null,
@@ -397,6 +398,7 @@ create table chimpbase.queue (
   paused_by text,
   pause_reason text,
   dead_queue integer,
+  struck boolean not null default false,
   constraint queue_pkey PRIMARY KEY (id),
   constraint queue_name_key UNIQUE (name),
   constraint queue_kind_check CHECK ((kind = ANY (ARRAY['job'::text, 'delivery'::text, 'occurrence'::text, 'activation'::text]))),
@@ -533,6 +535,17 @@ create table chimpbase.stream (
 ) with (
   fillfactor=70
 );
+
+create table chimpbase.strike (
+  id bigint not null generated always as identity,
+  queue integer not null,
+  filter jsonb not null,
+  reason text,
+  created_by text,
+  created_at timestamp with time zone not null default chimpbase.clock(),
+  constraint strike_pkey PRIMARY KEY (id)
+);
+CREATE INDEX strike_queue ON chimpbase.strike USING btree (queue);
 
 create table chimpbase.subscription (
   name text not null,
@@ -1716,6 +1729,16 @@ AS $function$
     or not exists (select from chimpbase.process p where p.id = holder and p.dead_at is null)
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.is_struck(queue integer, payload text)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select exists (
+    select 1 from chimpbase.strike s
+    where s.queue = is_struck.queue and chimpbase.as_jsonb(is_struck.payload) @> s.filter)
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.job_state(job bigint)
  RETURNS text
  LANGUAGE sql
@@ -1773,6 +1796,27 @@ begin
       message = format('option %s must be a text of 1 to 512 bytes without control characters', name);
   end if;
   return options ->> name;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.lift_strike(strike bigint)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare
+  freed int;
+begin
+  select s.queue into freed from chimpbase.strike s where s.id = lift_strike.strike;
+  if not found then
+    return null;
+  end if;
+  -- before the strike: who adds another one to this queue meanwhile waits here
+  perform 1 from chimpbase.queue q where q.id = freed for update;
+  delete from chimpbase.strike s where s.id = lift_strike.strike;
+  update chimpbase.queue q
+  set struck = exists (select 1 from chimpbase.strike s where s.queue = q.id)
+  where q.id = freed;
+  return freed;
 end
 $function$;
 
@@ -1933,6 +1977,8 @@ begin
     select w.id, w.crashes > 0 and w.crashes + 1 >= max_crashes as suspect
     from unnest(ids) as wanted (id)
     join chimpbase.job_wait w on w.id = wanted.id
+    where not exists (select 1 from chimpbase.queue q where q.id = w.queue and q.struck)
+      or not chimpbase.is_struck(w.queue, w.payload)
     for update of w skip locked
   ),
   gone as (
@@ -2082,6 +2128,16 @@ begin
   update chimpbase.run r set woken = true where r.number = put_signal.run.number and not r.woken;
   return null;
 end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.put_strike(queue integer, filter jsonb, reason text, created_by text)
+ RETURNS bigint
+ LANGUAGE sql
+AS $function$
+  update chimpbase.queue q set struck = true where q.id = put_strike.queue;
+  insert into chimpbase.strike (queue, filter, reason, created_by)
+  values (put_strike.queue, put_strike.filter, put_strike.reason, put_strike.created_by)
+  returning id;
 $function$;
 
 CREATE OR REPLACE FUNCTION chimpbase.rank_of(value jsonb)
@@ -2509,6 +2565,70 @@ begin
     else null;
   end case;
   return run_id;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.sweep_strikes(span integer, after bigint, OUT moved integer, OUT next bigint)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+declare
+  freed int;
+begin
+  with seen as (
+    select j.id, j.queue, j.payload from chimpbase.job j where j.id > after and j.process is null order by j.id limit span
+  ),
+  seen_waiting as (
+    select w.id, w.queue, w.payload from chimpbase.job_wait w where w.id > after order by w.id limit span
+  ),
+  chosen as (
+    select job.id from seen
+    join chimpbase.queue q on q.id = seen.queue and q.struck
+    join chimpbase.job on job.id = seen.id and job.process is null
+    where chimpbase.is_struck(seen.queue, seen.payload)
+    for update of job skip locked
+  ),
+  chosen_waiting as (
+    select w.id from seen_waiting
+    join chimpbase.queue q on q.id = seen_waiting.queue and q.struck
+    join chimpbase.job_wait w on w.id = seen_waiting.id
+    where chimpbase.is_struck(seen_waiting.queue, seen_waiting.payload)
+    for update of w skip locked
+  ),
+  gone as (
+    delete from chimpbase.job using chosen where job.id = chosen.id returning job.*
+  ),
+  gone_waiting as (
+    delete from chimpbase.job_wait using chosen_waiting where job_wait.id = chosen_waiting.id returning job_wait.*
+  ),
+  held as (
+    insert into chimpbase.job_later (
+      id, due_at, enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms, crashes, payload, headers,
+      errors)
+    select id, chimpbase.clock() + interval '10 years', enqueued_at, queue, attempt, uncharged, max_attempts, priority,
+      key, (coalesce(terms::jsonb, '{}') || '{"struck": true}')::text, crashes, payload, headers, errors
+    from gone
+    union all
+    select id, chimpbase.clock() + interval '10 years', enqueued_at, queue, attempt, uncharged, max_attempts, priority,
+      nullif(key, ''), (coalesce(terms::jsonb, '{}') || '{"struck": true}')::text, crashes, payload, headers, errors
+    from gone_waiting
+    returning 1
+  )
+  select (select count(*) from held),
+    least((select max(id) from seen having count(*) >= span), (select max(id) from seen_waiting having count(*) >= span))
+  into moved, next;
+  with free as (
+    select l.id from chimpbase.job_later l
+    where l.terms like '%"struck": true%' and not chimpbase.is_struck(l.queue, l.payload)
+    limit span
+    for update skip locked
+  )
+  update chimpbase.job_later l
+  set due_at = chimpbase.clock(), terms = nullif((l.terms::jsonb - 'struck')::text, '{}')
+  from free where l.id = free.id;
+  get diagnostics freed = row_count;
+  moved := moved + freed;
 end
 $function$;
 

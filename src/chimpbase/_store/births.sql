@@ -33,7 +33,7 @@ stored as (
     holder.id, case when holder.id is null then 0 else 1 end, case when holder.id is not null then chimpbase.clock() end
   from new
   join chimpbase.queue on queue.id = new.queue
-  left join me as holder on queue.paused_at is null and new.queue = any (holder.ungated)
+  left join me as holder on queue.paused_at is null and not queue.struck and new.queue = any (holder.ungated)
   returning id, process is not null as born, enqueued_at
 )
 select stored.id, stored.born, stored.enqueued_at

@@ -24,7 +24,7 @@ class Whereabouts:
 
     `word` is the outcome of a job that is done, and the reason of a dead one; `ended_at` when that was. `due_at` is
     None for what waits in job_later for something else than a time. `locker` is the transaction that touched the row
-    last.
+    last, `strike` the first strike that wants the job held, as JSON text.
     """
 
     place: Literal["job", "later", "gate", "dead", "done"]
@@ -53,6 +53,7 @@ class Whereabouts:
     cancel_asked: bool
     now: datetime
     run: str | None
+    strike: str | None
     ahead: int
     workers: Sequence[ProcessId]
 

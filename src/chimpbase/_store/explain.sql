@@ -36,6 +36,13 @@ select here.place, here.attempt - here.uncharged as attempts, here.crashes, here
     select run.id from chimpbase.run where queue.kind = 'activation' and run.number::text = here.payload
   ) as run,
   (
+    select jsonb_build_object('id', strike.id, 'by', strike.created_by, 'reason', strike.reason)::text
+    from chimpbase.strike
+    where queue.struck and strike.queue = here.queue and chimpbase.as_jsonb(here.payload) @> strike.filter
+    order by strike.id
+    limit 1
+  ) as strike,
+  (
     select count(*) from (
       select 1 from chimpbase.job
       where job.queue = here.queue

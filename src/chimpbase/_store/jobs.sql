@@ -32,6 +32,7 @@ from chimpbase.enqueue_with(
 -- after the hint (priorities[i], sorts[i]), which spares the scan what this process knows to be taken or dead.
 -- A suspect (one crash away from the dead letters) is taken only if `:suspects`, and one at most: what crashed together
 -- must not crash together again, or the innocent die with the one that kills its process.
+-- What a strike holds is passed by; where there is none, the payload is not looked at.
 -- A queue with a gate gives nothing here, whatever it has: `admit` serves it.
 -- Locks:  those jobs (skip locked); the process row (key share), so that nobody declares it dead in between.
 -- Index:  job_ready (queue, priority, sort).
@@ -60,6 +61,7 @@ ready as (
       and (job.priority, job.sort) > (want.priority, want.sort)
       and job.process is null
       and (:suspects or job.crashes = 0 or job.crashes + 1 < queue.max_crashes)
+      and (not queue.struck or not chimpbase.is_struck(job.queue, job.payload))
     order by job.priority, job.sort
     limit want.demand
     for no key update skip locked

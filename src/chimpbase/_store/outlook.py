@@ -28,6 +28,7 @@ class Outlook:
     died: bool
     cancels: bool
     behind: Sequence[int]
+    strikes: bool
 
 
 async def look(connection: Connection, *, queues: Sequence[QueueId], consumers: Sequence[int] = ()) -> Outlook:
@@ -43,4 +44,5 @@ async def look(connection: Connection, *, queues: Sequence[QueueId], consumers: 
         died=row["died"],
         cancels=row["cancels"],
         behind=list(row["behind"]),
+        strikes=row["strikes"],
     )

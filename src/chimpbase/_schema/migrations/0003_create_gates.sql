@@ -194,6 +194,8 @@ begin
     select w.id, w.crashes > 0 and w.crashes + 1 >= max_crashes as suspect
     from unnest(ids) as wanted (id)
     join chimpbase.job_wait w on w.id = wanted.id
+    where not exists (select 1 from chimpbase.queue q where q.id = w.queue and q.struck)
+      or not chimpbase.is_struck(w.queue, w.payload)
     for update of w skip locked
   ),
   gone as (

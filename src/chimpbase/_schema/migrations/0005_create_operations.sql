@@ -232,3 +232,125 @@ begin
   using filter, before_at, before_id, most;
 end
 $$;
+
+-- Strikes --------------------------------------------------------------------------------------------------------------
+
+-- Jobs of a queue whose payload contains `filter` are held until the strike is lifted. Claims pass them by from the moment
+-- it commits; a keeper then moves them to job_later, due in ten years and marked in their terms, so that no claim has to pass them by for long; what
+-- makes one of them due sooner only has it looked at again.
+create table chimpbase.strike (
+  id            bigint generated always as identity primary key,
+  queue         int not null,
+  filter        jsonb not null,
+  reason        text,
+  created_by    text,
+  created_at    timestamptz not null default chimpbase.clock()
+);
+create index strike_queue on chimpbase.strike (queue);
+-- Whether a strike holds jobs of this queue: what a claim asks before it looks at any payload.
+alter table chimpbase.queue add column struck boolean not null default false;
+create index job_later_struck on chimpbase.job_later (id) where terms like '%"struck": true%';
+
+create function chimpbase.is_struck(queue int, payload text) returns boolean
+language sql stable
+as $$
+  select exists (
+    select 1 from chimpbase.strike s
+    where s.queue = is_struck.queue and chimpbase.as_jsonb(is_struck.payload) @> s.filter)
+$$;
+
+create function chimpbase.put_strike(queue int, filter jsonb, reason text, created_by text) returns bigint
+language sql
+as $$
+  update chimpbase.queue q set struck = true where q.id = put_strike.queue;
+  insert into chimpbase.strike (queue, filter, reason, created_by)
+  values (put_strike.queue, put_strike.filter, put_strike.reason, put_strike.created_by)
+  returning id;
+$$;
+
+-- Lift a strike: the queue it was of, or null when there is none of that number. What it held becomes ready by way of the
+-- promoter, and is held again if another strike wants it.
+create function chimpbase.lift_strike(strike bigint) returns int
+language plpgsql
+as $$
+declare
+  freed int;
+begin
+  select s.queue into freed from chimpbase.strike s where s.id = lift_strike.strike;
+  if not found then
+    return null;
+  end if;
+  -- before the strike: who adds another one to this queue meanwhile waits here
+  perform 1 from chimpbase.queue q where q.id = freed for update;
+  delete from chimpbase.strike s where s.id = lift_strike.strike;
+  update chimpbase.queue q
+  set struck = exists (select 1 from chimpbase.strike s where s.queue = q.id)
+  where q.id = freed;
+  return freed;
+end
+$$;
+
+-- Move what strikes hold out of the way of claims, and back what none holds any more; how many moved. `span` jobs are looked
+-- at in each place, those after the id `after`; `next` is where to go on, null when the end has been reached.
+create function chimpbase.sweep_strikes(span int, after bigint, out moved int, out next bigint)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+  freed int;
+begin
+  with seen as (
+    select j.id, j.queue, j.payload from chimpbase.job j where j.id > after and j.process is null order by j.id limit span
+  ),
+  seen_waiting as (
+    select w.id, w.queue, w.payload from chimpbase.job_wait w where w.id > after order by w.id limit span
+  ),
+  chosen as (
+    select job.id from seen
+    join chimpbase.queue q on q.id = seen.queue and q.struck
+    join chimpbase.job on job.id = seen.id and job.process is null
+    where chimpbase.is_struck(seen.queue, seen.payload)
+    for update of job skip locked
+  ),
+  chosen_waiting as (
+    select w.id from seen_waiting
+    join chimpbase.queue q on q.id = seen_waiting.queue and q.struck
+    join chimpbase.job_wait w on w.id = seen_waiting.id
+    where chimpbase.is_struck(seen_waiting.queue, seen_waiting.payload)
+    for update of w skip locked
+  ),
+  gone as (
+    delete from chimpbase.job using chosen where job.id = chosen.id returning job.*
+  ),
+  gone_waiting as (
+    delete from chimpbase.job_wait using chosen_waiting where job_wait.id = chosen_waiting.id returning job_wait.*
+  ),
+  held as (
+    insert into chimpbase.job_later (
+      id, due_at, enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms, crashes, payload, headers,
+      errors)
+    select id, chimpbase.clock() + interval '10 years', enqueued_at, queue, attempt, uncharged, max_attempts, priority,
+      key, (coalesce(terms::jsonb, '{}') || '{"struck": true}')::text, crashes, payload, headers, errors
+    from gone
+    union all
+    select id, chimpbase.clock() + interval '10 years', enqueued_at, queue, attempt, uncharged, max_attempts, priority,
+      nullif(key, ''), (coalesce(terms::jsonb, '{}') || '{"struck": true}')::text, crashes, payload, headers, errors
+    from gone_waiting
+    returning 1
+  )
+  select (select count(*) from held),
+    least((select max(id) from seen having count(*) >= span), (select max(id) from seen_waiting having count(*) >= span))
+  into moved, next;
+  with free as (
+    select l.id from chimpbase.job_later l
+    where l.terms like '%"struck": true%' and not chimpbase.is_struck(l.queue, l.payload)
+    limit span
+    for update skip locked
+  )
+  update chimpbase.job_later l
+  set due_at = chimpbase.clock(), terms = nullif((l.terms::jsonb - 'struck')::text, '{}')
+  from free where l.id = free.id;
+  get diagnostics freed = row_count;
+  moved := moved + freed;
+end
+$$;
