@@ -168,3 +168,16 @@ def test_a_wrong_setting_is_one_sentence(project: Path) -> None:
 def test_the_variables_of_the_test_database_name_it(dsn: str) -> None:
     assert libpq_environment(dsn)["PGDATABASE"] == urlsplit(dsn).path.removeprefix("/")
     assert parse_qs(urlsplit(dsn).query).get("password") is None
+
+
+def test_a_directory_of_migrations_that_was_asked_for_must_be_there(project: Path) -> None:
+    for variable in ("CHIMPBASE_MIGRATIONS", "CHIMPBASE_MIGRATONS"):
+        refused = chimpbase("migrate", "--sql", cwd=project, env={variable: "nosuchdir"})
+        assert refused.returncode != 0
+        assert variable.lower().removeprefix("chimpbase_")[:6] in refused.stderr.lower()
+
+
+def test_a_misspelt_variable_is_refused_with_the_nearest_name_wherever_it_is_asked(project: Path) -> None:
+    refused = chimpbase("ls", cwd=project, env={"CHIMPBASE_PRT": "1"})
+    assert refused.returncode != 0
+    assert "Did you mean 'CHIMPBASE_PORT'" in refused.stderr

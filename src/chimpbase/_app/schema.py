@@ -31,4 +31,6 @@ async def bring_up_to_date(db: Db, *, project: Path, settings: Settings, random:
 def sources(project: Path, settings: Settings) -> list[MigrationSource]:
     """The runtime's migrations, then those of the application if it has a directory of them."""
     directory = project / settings.migrations
-    return [own_source(), *([read_source(directory)] if directory.is_dir() else [])]
+    # one that was asked for by name must be there; the default one need not
+    wanted = "migrations" in settings.sources or directory.is_dir()
+    return [own_source(), *([read_source(directory)] if wanted else [])]

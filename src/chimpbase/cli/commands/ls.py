@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from chimpbase._app.config import read_settings
 from chimpbase.cli.commands.options import AppName, Output
 from chimpbase.cli.discovery import find_target, load_app
 from chimpbase.cli.listing import listing
@@ -16,6 +17,7 @@ def ls(app: AppName = None, *, output: Output = "table") -> int:
     """List everything an app registers. Asks no database."""
     directory = Path.cwd()
     target = find_target(app, environ=os.environ, directory=directory)
+    read_settings({}, environ=os.environ, project=target.project)  # a misspelt variable is refused here, too
     entries = listing(load_app(target))
     if output == "json":
         print(to_json([{**entry._asdict(), "place": entry.place or None} for entry in entries]))
