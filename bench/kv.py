@@ -1,6 +1,6 @@
 """Keys outside of transactions: gets and sets a second by the number of callers, beside one round trip for each.
 
-    .venv/bin/python bench/kv.py [--seconds 3]
+    .venv/bin/python -m bench.kv [--seconds 3]
 
 Starts a PostgreSQL of its own (fsync on). Every set is counted and read back: a lost one fails the run.
 """
