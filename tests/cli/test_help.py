@@ -51,7 +51,7 @@ def test_every_example_is_a_command_line_that_parses(example: str) -> None:
     command, _, _ = program().parse_args(words[begin + 1 :], exit_on_error=False, print_error=False)
     name = words[begin + 1]
     assert command.__name__ == words[begin + (2 if COMMANDS[name].verbs else 1)]
-    assert command.__module__ == f"chimpbase.cli.commands.{name}"
+    assert command.__module__.startswith(f"chimpbase.cli.commands.{name}")
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:

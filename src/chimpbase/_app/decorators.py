@@ -12,9 +12,10 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.decorator_arguments import Keeper
 from chimpbase._app.decorators_cron import CronDecorator
+from chimpbase._app.decorators_declarative import DeclarativeDecorator
 from chimpbase._app.decorators_jobs import SubscribeDecorator, WorkerDecorator
 from chimpbase._app.decorators_streams import ConsumerDecorator
-from chimpbase._app.decorators_workflows import StepDecorator, WorkflowDecorator
+from chimpbase._app.decorators_workflows import StepDecorator
 from chimpbase._app.definitions import Action
 from chimpbase._app.sync import SyncCtx
 
@@ -30,7 +31,7 @@ class _DecorateAction(Protocol):
 
 
 class Decorators(
-    WorkerDecorator, SubscribeDecorator, CronDecorator, ConsumerDecorator, StepDecorator, WorkflowDecorator, Keeper
+    WorkerDecorator, SubscribeDecorator, CronDecorator, ConsumerDecorator, StepDecorator, DeclarativeDecorator, Keeper
 ):
     """All decorators. An App is one too: there they also register."""
 

@@ -29,7 +29,9 @@ class _DecorateStep(Protocol):
     def __call__(self, function: Callable[Concatenate[SyncCtx, P], R], /) -> Step[P, R]: ...
 
 
-class _DecorateWorkflow(Protocol):
+class DecorateWorkflow(Protocol):
+    """What `workflow` answers with, to be put on a function."""
+
     @overload
     def __call__(self, function: Callable[[Wf, T], Coroutine[Any, Any, R]], /) -> Workflow[T, R]: ...
     @overload
@@ -115,7 +117,7 @@ class WorkflowDecorator(Keeper):
         concurrency: int = 100,
         limits: Limits | None = None,
         migrate: Mapping[int, Callable[[OldRun], None]] | None = None,
-    ) -> _DecorateWorkflow:
+    ) -> DecorateWorkflow:
         """Define a workflow: an async function of `wf` and at most one input, whose runs survive crashes and restarts.
 
         Runs keep to the `version` they started with. `concurrency` is how many activations one process runs at a

@@ -54,7 +54,9 @@ class WorkflowCode:
 
 
 def read_code(function: Callable[..., Any]) -> WorkflowCode:
-    """Read a workflow's function and what it calls in its own package."""
+    """Read a workflow's function and what it calls in its own package; one that was made of steps brings its own."""
+    if isinstance(made := getattr(function, "__chimpbase_code__", None), WorkflowCode):
+        return made
     digest, names, warnings = blake2b(digest_size=8), set[str](), list[str]()
     for one in _reachable(function):
         for code in _codes(one.__code__):

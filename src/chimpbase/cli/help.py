@@ -197,7 +197,7 @@ chimpbase cron remove invoice:42
         """
 The runs of the database. check replays every run that has not ended over the
 code at hand, writes nothing, and exits 1 if one could not go on: ask it before
-a deployment. Only check and start need the app's code.
+a deployment. Only check, start and contracts need the app's code.
 """,
         """
 chimpbase workflow ls --status failed
@@ -211,6 +211,7 @@ chimpbase workflow retry order-7
 chimpbase workflow rewind order-7 --step charge#1
 chimpbase workflow fork order-7 --step charge#1 --id order-7b
 chimpbase workflow check --app shop:app
+chimpbase workflow contracts check     # the shapes of versions, kept as files
 """,
         {
             "ls": "List runs, the newest first.",
@@ -224,6 +225,7 @@ chimpbase workflow check --app shop:app
             "rewind": "Do everything from a step on once more.",
             "fork": "Start another run with what one has done.",
             "check": "Replay the runs that have not ended over this code.",
+            "contracts": "Write or check the contracts of workflows.",
         },
     ),
     "kv": Help(

@@ -17,6 +17,7 @@ from chimpbase import Ctx, HistoryEntry, Run
 from chimpbase._app import admin
 from chimpbase._app.config import read_settings
 from chimpbase.cli.commands.options import AppName, Output
+from chimpbase.cli.commands.workflow_contracts import contracts as contracts
 from chimpbase.cli.discovery import find_target, load_app
 from chimpbase.cli.failures import FAILURE, USAGE, CommandFailed
 from chimpbase.cli.logs import to_json, visible
