@@ -14,7 +14,8 @@ from chimpbase import Ctx, Signal, Wf, workflow
 from chimpbase._app.contract_files import check_contracts, write_contracts
 from chimpbase._app.contracts import compare, contract_of, hash_of
 from chimpbase._core.errors import UsageError
-from chimpbase.steps import FlowStep, act, branch, each, sleep, wait
+from chimpbase.steps import FlowStep, act, branch, each, wait
+from chimpbase.steps import sleep as rest
 
 
 async def do(ctx: Ctx, n: int) -> int:
@@ -56,7 +57,7 @@ class Wide(Enum):
     B = "b"
 
 
-FIRST: list[FlowStep] = [act("one", do), sleep("rest", 60), wait("go", Signal("go", int))]
+FIRST: list[FlowStep] = [act("one", do), rest("rest", 60), wait("go", Signal("go", int))]
 
 
 def flow(steps: list[FlowStep], *, version: int = 1, type: Any = One, state: Any = dict) -> Any:
@@ -107,8 +108,8 @@ def test_a_workflow_of_code_has_a_contract_without_steps() -> None:
         (FIRST[1:], "breaking"),
         ([FIRST[1], FIRST[0], FIRST[2]], "breaking"),
         ([act("one", other), *FIRST[1:]], "breaking"),
-        ([sleep("one", 1), *FIRST[1:]], "breaking"),
-        ([FIRST[0], sleep("rest", 3600), FIRST[2]], "identical"),
+        ([rest("one", 1), *FIRST[1:]], "breaking"),
+        ([FIRST[0], rest("rest", 3600), FIRST[2]], "identical"),
         ([*FIRST[:2], wait("go", Signal("go", str))], "breaking"),
         ([*FIRST[:2], wait("go", "stop")], "breaking"),
     ],
@@ -126,8 +127,8 @@ def test_steps_are_compared(steps: list[FlowStep], expected: str) -> None:
     ],
 )
 def test_steps_inside_steps_are_compared(then: list[FlowStep], expected: str) -> None:
-    before = flow([branch("b", bool, then=[act("in", do)]), sleep("rest", 1)])
-    assert verdict(before, flow([branch("b", bool, then=then), sleep("rest", 1)])) == expected
+    before = flow([branch("b", bool, then=[act("in", do)]), rest("rest", 1)])
+    assert verdict(before, flow([branch("b", bool, then=then), rest("rest", 1)])) == expected
     inside = flow([each("e", list, [act("in", do, into="x")])])
     assert verdict(inside, flow([each("e", list, act("in", do))])) == "breaking"
 

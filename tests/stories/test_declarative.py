@@ -12,7 +12,8 @@ import pytest
 
 from chimpbase import App, Ctx, Retry, Signal, action, step, workflow
 from chimpbase._core.errors import UsageError, WorkflowFailed
-from chimpbase.steps import FlowStep, act, branch, each, parallel, sleep, wait
+from chimpbase.steps import FlowStep, act, branch, each, parallel, wait
+from chimpbase.steps import sleep as rest
 from chimpbase.testing import Rehearsal, rehearse
 
 pytestmark = pytest.mark.anyio
@@ -62,7 +63,7 @@ def onboarding(calls: Calls, **given: Any) -> Any:
     steps: list[FlowStep] = [
         act("create-account", calls.create_account, args=lambda s: s.email, into="account"),
         wait("verified", verified, timeout=timedelta(hours=24), into="verified", **given),
-        sleep("settle", timedelta(minutes=5)),
+        rest("settle", timedelta(minutes=5)),
         branch(
             "by-plan",
             lambda s: s.plan == "paid",
@@ -131,7 +132,7 @@ async def test_a_signal_that_came_before_the_wait_keeps_the_state_of_the_steps_b
             "early",
             steps=[
                 act("first", _remember, args=lambda s: s["n"], into="first"),
-                sleep("rest", 60),
+                rest("rest", 60),
                 wait("go", "go", on_result=lambda s, payload: {**s, "go": payload, "first_was": s["first"]}),
             ],
         ),
@@ -160,7 +161,7 @@ async def test_branches_run_side_by_side_and_change_the_state_in_their_order(dsn
             parallel(
                 "both",
                 [
-                    sleep("slow", 60),
+                    rest("slow", 60),
                     act("a", _remember, args=lambda s: 1, on_result=append("a")),
                     act("a2", _remember, args=lambda s: len(s["log"]), on_result=append("a2")),
                 ],
@@ -189,7 +190,7 @@ async def test_each_does_the_same_for_every_item(dsn: str) -> None:
             each(
                 "label",
                 lambda s: [{"n": n} for n in s["packed"]],
-                [act("label-one", pack, args=lambda item: item["n"], into="label"), sleep("dry", 30)],
+                [act("label-one", pack, args=lambda item: item["n"], into="label"), rest("dry", 30)],
                 key=lambda item: item["n"],
                 into="labels",
             ),
@@ -256,13 +257,13 @@ async def _no_ctx() -> None: ...
     ("make", "says"),
     [
         (lambda: workflow("w", steps=[]), "empty list"),
-        (lambda: workflow("w", steps=[act("a", _remember), sleep("a", 1)]), "two steps with the id 'a'"),
-        (lambda: workflow("w", steps=[act("a", _remember), branch("b", bool, then=[sleep("a", 1)])]), "two steps"),
+        (lambda: workflow("w", steps=[act("a", _remember), rest("a", 1)]), "two steps with the id 'a'"),
+        (lambda: workflow("w", steps=[act("a", _remember), branch("b", bool, then=[rest("a", 1)])]), "two steps"),
         (lambda: workflow("w", steps=[SEVEN]), "takes act, sleep"),
         (lambda: workflow("w", steps=SEVEN), "takes act, sleep"),
-        (lambda: workflow("w", steps=[sleep("a", 1)], initial=SEVEN), "initial must be a function"),
-        (lambda: ANY_WORKFLOW("w", steps=[sleep("a", 1)], initial=lambda a, b: a), "initial must take one input"),
-        (lambda: workflow("w", steps=[sleep("a", 1)], version=0), "version must be"),
+        (lambda: workflow("w", steps=[rest("a", 1)], initial=SEVEN), "initial must be a function"),
+        (lambda: ANY_WORKFLOW("w", steps=[rest("a", 1)], initial=lambda a, b: a), "initial must take one input"),
+        (lambda: workflow("w", steps=[rest("a", 1)], version=0), "version must be"),
         (lambda: ANY_WORKFLOW("w", initial=begin), "belongs to steps="),
         (lambda: act("a", SEVEN), "takes a step, an action or a function"),
         (lambda: act("", _remember), "must not be empty"),
@@ -270,16 +271,16 @@ async def _no_ctx() -> None: ...
         (lambda: act("a", _remember, args=SEVEN), "args must be a function"),
         (lambda: act("a", _remember, into="x", on_result=lambda s, r: s), "Give one of them"),
         (lambda: act("a", _remember, into=SEVEN), "into must be"),
-        (lambda: sleep("a", -1), "duration of sleep"),
-        (lambda: sleep("a", float("nan")), "duration of sleep"),
+        (lambda: rest("a", -1), "duration of sleep"),
+        (lambda: rest("a", float("nan")), "duration of sleep"),
         (lambda: wait("a", "s", timeout=-1), "timeout of wait"),
         (lambda: wait("a", "s", on_timeout=SEVEN), "on_timeout must be"),
         (lambda: wait("a", "s\0"), "signal name"),
         (lambda: parallel("a"), "needs branches"),
         (lambda: parallel("a", []), "empty list"),
-        (lambda: branch("a", SEVEN, then=sleep("b", 1)), "when must be a function"),
-        (lambda: each("a", SEVEN, sleep("b", 1)), "over must be a function"),
-        (lambda: each("a", list, sleep("b", 1), limit=True), "limit must be"),
+        (lambda: branch("a", SEVEN, then=rest("b", 1)), "when must be a function"),
+        (lambda: each("a", SEVEN, rest("b", 1)), "over must be a function"),
+        (lambda: each("a", list, rest("b", 1), limit=True), "limit must be"),
     ],
 )
 def test_a_wrong_list_is_refused_when_it_is_made(make: Callable[[], Any], says: str) -> None:
@@ -288,5 +289,5 @@ def test_a_wrong_list_is_refused_when_it_is_made(make: Callable[[], Any], says: 
 
 
 def test_it_stands_where_it_was_written() -> None:
-    flow = workflow("w", steps=[sleep("a", 1)])
+    flow = workflow("w", steps=[rest("a", 1)])
     assert "test_declarative.py:" in flow.source
