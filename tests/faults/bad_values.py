@@ -79,7 +79,8 @@ FITTING: dict[str, Any] = {
     "ttl": 5.0,
     "limit": 3,
     "wait": 0.0,
-    "workflow_id": "run",
+    "stream": "log",
+    "consumer": "keeper",
 }
 #: Arguments that hold a function or a token, of which a wrong type is the only bad value.
 SLOW = {"timeout"}

@@ -122,7 +122,7 @@ async def _time_the_return(arena: Arena) -> None:
     began = monotonic()
     try:
         before = await _effects(connection)
-        await until(lambda: _more(connection, before), deadline_s=10)
+        await until(lambda: _more(connection, before), deadline_s=5)
     except (AssertionError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
         return  # there was nothing to do, or the server died again
     else:

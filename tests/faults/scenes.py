@@ -12,10 +12,13 @@ from datetime import timedelta
 
 import asyncpg
 
-from chimpbase import App, Ctx, DeadLetter, Event, Occurrence, Queue, Retry, Signal, Snooze, Wf, step
+from chimpbase import App, Ctx, DeadLetter, Entry, Event, Occurrence, Queue, Retry, Signal, Snooze, Stream, Wf, step
 from chimpbase._core.errors import ChimpbaseError, OutcomeUnknown
+from tests.running import the_value
+from tests.waiting import until
 
 follow, happened, go = Queue("follow", str), Event("happened", str), Signal("go", str)
+log = Stream("log", str)
 _SOON = Retry(max_attempts=3, first=timedelta(milliseconds=10))
 
 
@@ -77,8 +80,26 @@ def _jobs(app: App) -> None:
     async def yearly(ctx: Ctx, due: Occurrence) -> None:
         await note(ctx, "yearly")
 
+    @app.worker("held")
+    async def held(ctx: Ctx, text: str) -> None:
+        await asyncio.Event().wait()
+
+    @app.worker("swapper")
+    async def swapper(ctx: Ctx, text: str) -> None:
+        if await ctx.kv.set("swapped", text, if_absent=True):
+            await note(ctx, "swapped")
+
+    @app.worker("appender")
+    async def appender(ctx: Ctx, text: str) -> None:
+        await ctx.stream.append(log, text, key="k")
+
 
 def _events(app: App) -> None:
+    @app.consumer(log, name="keeper", retry=_SOON)
+    async def keeper(ctx: Ctx, entries: list[Entry[str]]) -> None:
+        for entry in entries:
+            await note(ctx, f"read {entry.payload}")
+
     @app.subscribe(happened)
     async def one(ctx: Ctx, text: str) -> None:
         await note(ctx, f"one {text}")
@@ -116,6 +137,11 @@ def _flows(app: App) -> None:
     @app.workflow("journey")
     async def journey(wf: Wf, text: str) -> str:
         return await written(wf, f"journey {text}")
+
+    @app.workflow("parent")
+    async def parent(wf: Wf, text: str) -> str:
+        child = await wf.start(journey, text, id="child")
+        return await child
 
     @app.workflow("plain-steps")
     async def plain_steps(wf: Wf, text: str) -> str:
@@ -171,6 +197,20 @@ def started(workflow: str, *, signal: bool = False) -> Arrange:
     return arrange
 
 
+async def cancelled(outside: asyncpg.Connection) -> None:
+    """A job that never ends is cancelled, running or not."""
+    job = await the_value(outside, "select chimpbase.enqueue('held', '\"x\"')")
+    try:
+        await until(lambda: _is_running(outside, job), deadline_s=1)
+    except AssertionError:
+        pass  # its process died first
+    await outside.execute("select chimpbase.cancel($1)", job)
+
+
+async def _is_running(outside: asyncpg.Connection, job: int) -> bool:
+    return await the_value(outside, "select count(*) > 0 from chimpbase.job where id = $1 and attempt > 0", job)
+
+
 async def make_due(outside: asyncpg.Connection) -> None:
     await outside.execute("update chimpbase.schedule set next_at = date_trunc('year', now()) where name = 'yearly'")
 
@@ -187,8 +227,10 @@ async def act(app: App) -> str:
 
 
 LATER = enqueued("write", '{"delay": 0.8}')  # two heartbeats away
-_TX = frozenset({"begin", "commit", "insert", "jobs", "events", "kv", "runs", "select"})
+_TX = frozenset({"begin", "commit", "insert", "jobs", "events", "kv", "runs", "run_commands", "select"})
 _ENGINE = frozenset({"jobs", "runs"})
+_FLOWS = frozenset({"jobs", "runs", "run_commands", "run_queries"})
+_READS = frozenset({"streams", "consumers", "begin", "commit"})
 _ALL = ("follow x", "journey x", "one x", "two x", "x")
 _MADE = {"event": 1, "kv": 1, "run": 1}
 
@@ -240,6 +282,20 @@ SCENES: tuple[Scene, ...] = (
         notes=("before",),
         left={"run": 1},
     ),
+    Scene(name="cancel", where="engine", labels=frozenset({"jobs", "cancels"}), arrange=cancelled),
+    Scene(
+        name="child", where="engine", labels=_FLOWS, arrange=started("parent"), notes=("journey x",), left={"run": 2}
+    ),
+    Scene(
+        name="compare and set",
+        where="app",
+        labels=_TX,
+        arrange=enqueued("swapper"),
+        notes=("swapped",),
+        left={"kv": 1},
+    ),
+    Scene(name="append", where="app", labels=_TX | {"streams"}, arrange=enqueued("appender"), notes=("read x",)),
+    Scene(name="consume", where="engine", labels=_READS, arrange=enqueued("appender"), notes=("read x",)),
     Scene(
         name="migrate",
         where="app",

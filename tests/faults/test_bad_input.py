@@ -24,7 +24,7 @@ from tests.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(150)]
 
-CLIENTS = ("queue", "pubsub", "workflow", "kv", "cron")
+CLIENTS = ("queue", "pubsub", "workflow", "kv", "cron", "stream")
 SECRET = "canary-7b1c-secret"
 _LIMIT_S = 10
 
