@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
+from chimpbase import Limits, Update
+
 #: Each of these has broken something somewhere.
 STRINGS: tuple[str, ...] = (
     "",
@@ -79,6 +81,11 @@ FITTING: dict[str, Any] = {
     "ttl": 5.0,
     "limit": 3,
     "wait": 0.0,
+    "run": "run",
+    "token": "run:token",
+    "at": "written#1",
+    "update": Update("fix", str, str),
+    "limits": Limits(concurrency=3),
     "stream": "log",
     "consumer": "keeper",
 }
@@ -98,7 +105,8 @@ def parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter | No
     found: dict[str, inspect.Parameter | None] = {}
     for name, parameter in list(inspect.signature(function).parameters.items())[1:]:
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            hint = typing.get_type_hints(function, include_extras=True)[name]
+            # the one annotation alone: others may name what is imported for the type checker only
+            hint = eval(str(parameter.annotation), {**vars(typing), **inspect.unwrap(function).__globals__})
             for option in typing.get_args(hint)[0].__annotations__:
                 found[option] = None
         elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, overload
 
 from chimpbase._app.run_handle import Handle
 from chimpbase._app.run_options import encode_attributes
@@ -13,7 +13,7 @@ from chimpbase._app.run_views import HistoryEntry, Run, entry_of, run_of
 from chimpbase._app.unit import Frame
 from chimpbase._core.durations import seconds
 from chimpbase._core.errors import AttemptTimeout, NotFound, UsageError, WorkflowFailed
-from chimpbase._core.names import check_key
+from chimpbase._core.names import check_key, check_name
 from chimpbase._core.values import RunState, RunStatus
 from chimpbase._store import run_queries
 
@@ -73,15 +73,18 @@ class RunReader:
             UsageError: a status is none, or `most` is not from 1 to 10,000.
         """
         given = (status,) if isinstance(status, str) else status
+        if given is not None and not isinstance(cast("object", given), Sequence):
+            raise UsageError(f"status must be one of {', '.join(_STATES)}, or several, not {given!r:.40}.")
         states: list[Any] | None = None if given is None else list(given)
         if wrong := [one for one in states or () if one not in _STATES]:
             raise UsageError(f"There is no status {wrong[0]!r:.40}. There are: {', '.join(_STATES)}.")
-        if isinstance(most, bool) or not 1 <= most <= 10_000:
+        if isinstance(most, bool) or not isinstance(cast("object", most), int) or not 1 <= most <= 10_000:
             raise UsageError(f"most must be a whole number from 1 to 10000, not {most!r:.40}.")
         for name, instant in (("since", since), ("until", until)):
-            if instant is not None and instant.tzinfo is None:
+            if instant is not None and (not isinstance(cast("object", instant), datetime) or instant.tzinfo is None):
                 raise UsageError(f"{name} must be an aware datetime: give it a tzinfo, such as timezone.utc.")
-        found = workflow if workflow is None or isinstance(workflow, str) else workflow.name
+        named = workflow if workflow is None or isinstance(workflow, str) else getattr(workflow, "name", workflow)
+        found = None if named is None else check_name("workflow", named)
         async with self._frame.statement() as connection:
             rows = await run_queries.list_recent(
                 connection,

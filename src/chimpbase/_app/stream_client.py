@@ -94,6 +94,8 @@ class StreamClient:
         def of(payload: Any) -> str | None:
             return cast("str | None", key(payload) if callable(key) else key)
 
+        if not isinstance(cast("object", payloads), Iterable) or isinstance(payloads, str | bytes):
+            raise UsageError(f"payloads must be several payloads, not {payloads!r:.40}. Pass a list.")
         return await self._append(stream, list(payloads), of, expected_version)
 
     @overload
@@ -203,7 +205,7 @@ class StreamClient:
             NotFound: no consumer of that name has ever been started.
             PayloadError: the position belongs to another stream.
         """
-        name = consumer if isinstance(consumer, str) else consumer.name
+        name = _name_of(consumer)
         if isinstance(to, datetime) and to.tzinfo is None:
             raise UsageError(f"An instant must have a time zone, unlike {to!r:.60}.")
         if not isinstance(cast("object", to), str | datetime):
@@ -241,7 +243,7 @@ class StreamClient:
 
         Raises: NotFound when no consumer of that name has ever been started.
         """
-        name = consumer if isinstance(consumer, str) else consumer.name
+        name = _name_of(consumer)
         async with self._frame.statement() as connection:
             slots = [cast("int", slot["lag"]) for slot in await consumers.list_all(connection) if slot["name"] == name]
         if not slots:
@@ -249,7 +251,7 @@ class StreamClient:
         return sum(slots)
 
     async def _set_paused(self, consumer: Consumer[Any] | str, *, paused: bool) -> None:
-        name = consumer if isinstance(consumer, str) else consumer.name
+        name = _name_of(consumer)
         async with self._frame.statement() as connection:
             if not await consumers.set_paused(connection, name=check_name("consumer", name), paused=paused):
                 raise NotFound("consumer", name)
@@ -388,3 +390,9 @@ def _checked(after: str | None, since: datetime | None, limit: int) -> datetime 
     if after is not None:
         raise UsageError("A position remembers its own `since`; pass `after` or `since`, not both.")
     return since
+
+
+def _name_of(consumer: object) -> str:
+    # whatever has the name of a definition; the definition itself would be a circle of imports
+    given = consumer if isinstance(consumer, str) else getattr(consumer, "name", consumer)
+    return check_name("consumer", cast("str", given))

@@ -15,7 +15,7 @@ from chimpbase._app.run_views import Run as Run
 from chimpbase._app.tokens import Signal, Update
 from chimpbase._core.codec import Codec, codec_for
 from chimpbase._core.durations import seconds
-from chimpbase._core.errors import AttemptTimeout, UpdateRefused
+from chimpbase._core.errors import AttemptTimeout, UpdateRefused, UsageError
 from chimpbase._core.names import check_key
 from chimpbase._core.text import scrub
 from chimpbase._store import run_commands, run_queries
@@ -169,6 +169,8 @@ class WorkflowClient(RunReader):
             WrongState: the run has ended.
             AttemptTimeout: it has not answered in time.
         """
+        if not isinstance(cast("object", update), Update):
+            raise UsageError(f"{update!r:.40} is no update: give its token, an Update.")
         text = update.codec.encode(payload, subject=f"payload of update {update.name!r}")
         id, request = id_of(run), self._backstage.new_id()
         limit_s = None if timeout is None else seconds(timeout, subject="timeout").total_seconds()
