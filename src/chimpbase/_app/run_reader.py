@@ -84,7 +84,7 @@ class RunReader:
             if instant is not None and (not isinstance(cast("object", instant), datetime) or instant.tzinfo is None):
                 raise UsageError(f"{name} must be an aware datetime: give it a tzinfo, such as timezone.utc.")
         named = workflow if workflow is None or isinstance(workflow, str) else getattr(workflow, "name", workflow)
-        found = None if named is None else check_name("workflow", named)
+        found = None if named is None else check_name("workflow", cast("str", named))
         async with self._frame.statement() as connection:
             rows = await run_queries.list_recent(
                 connection,
