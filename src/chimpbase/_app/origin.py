@@ -14,11 +14,28 @@ from chimpbase._core.text import scrub
 from chimpbase._core.values import ClaimedJob
 
 
+class BatchCount(msgspec.Struct, frozen=True, kw_only=True):
+    """How the members of a batch ended."""
+
+    completed: int = 0
+    dead: int = 0
+    cancelled: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many members there were."""
+        return self.completed + self.dead + self.cancelled
+
+
+class _OwnTerms(msgspec.Struct):
+    batch: BatchCount | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """The job behind this call. `attempt` counts from 1 and leaves out attempts that were not charged.
 
-    `key` is what it was enqueued with, for limits and order to go by.
+    `key` is what it was enqueued with, for limits and order to go by; `batch` counts the batch that it follows.
     """
 
     id: int
@@ -26,6 +43,7 @@ class Job:
     attempt: int
     enqueued_at: datetime
     key: str | None = None
+    batch: BatchCount | None = None
 
 
 class RunningJob(Job):
@@ -45,7 +63,7 @@ class RunningJob(Job):
         await self._report(fraction_of(fraction), note_of(note))
 
     def __reduce__(self) -> tuple[Callable[..., Job], tuple[Any, ...]]:
-        return _plain, (self.id, self.queue, self.attempt, self.enqueued_at, self.key)
+        return _plain, (self.id, self.queue, self.attempt, self.enqueued_at, self.key, self.batch)
 
 
 class SyncRunningJob(Job):
@@ -58,7 +76,7 @@ class SyncRunningJob(Job):
         self._report(fraction, note)
 
     def __reduce__(self) -> tuple[Callable[..., Job], tuple[Any, ...]]:
-        return _plain, (self.id, self.queue, self.attempt, self.enqueued_at, self.key)
+        return _plain, (self.id, self.queue, self.attempt, self.enqueued_at, self.key, self.batch)
 
 
 J = TypeVar("J", RunningJob, SyncRunningJob)
@@ -66,13 +84,15 @@ J = TypeVar("J", RunningJob, SyncRunningJob)
 
 def running(kind: type[J], job: Job, report: Callable[[float, str | None], Any]) -> J:
     """A job that can tell how far it is, through `report`."""
-    twin = kind(id=job.id, queue=job.queue, attempt=job.attempt, enqueued_at=job.enqueued_at, key=job.key)
+    twin = kind(
+        id=job.id, queue=job.queue, attempt=job.attempt, enqueued_at=job.enqueued_at, key=job.key, batch=job.batch
+    )
     object.__setattr__(twin, "_report", report)
     return twin
 
 
-def _plain(id: int, queue: str, attempt: int, enqueued_at: datetime, key: str | None) -> Job:
-    return Job(id=id, queue=queue, attempt=attempt, enqueued_at=enqueued_at, key=key)
+def _plain(id: int, queue: str, attempt: int, enqueued_at: datetime, key: str | None, batch: BatchCount | None) -> Job:
+    return Job(id=id, queue=queue, attempt=attempt, enqueued_at=enqueued_at, key=key, batch=batch)
 
 
 def fraction_of(value: object) -> float:
@@ -127,7 +147,15 @@ class Origin:
         job = self._claimed
         if job is None:
             return None
-        return Job(id=job.id, queue=self._queue, attempt=job.charged, enqueued_at=job.enqueued_at, key=job.key)
+        batch = msgspec.json.decode(job.terms, type=_OwnTerms).batch if job.terms and '"batch"' in job.terms else None
+        return Job(
+            id=job.id,
+            queue=self._queue,
+            attempt=job.charged,
+            enqueued_at=job.enqueued_at,
+            key=job.key,
+            batch=batch,
+        )
 
     @property
     def claimed(self) -> ClaimedJob | None:

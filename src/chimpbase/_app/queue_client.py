@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 import msgspec
 
+from chimpbase._app.batch import Batch
 from chimpbase._app.dead_letters import DeadLetters, SyncDeadLetters
 from chimpbase._app.explaining import Explaining, SyncExplaining
 from chimpbase._app.inspecting import Inspecting, SyncInspecting
@@ -18,9 +20,10 @@ from chimpbase._app.striking import Striking, SyncStriking
 from chimpbase._app.tokens import Queue
 from chimpbase._app.unit import Frame
 from chimpbase._app.waiter import Waiter
-from chimpbase._core.errors import PayloadError, UsageError
+from chimpbase._core.errors import DatabaseError, PayloadError, UsageError
 from chimpbase._core.terms import NO_TERMS, EnqueueOptions, Terms, read_options
-from chimpbase._core.values import NewJob, QueueId
+from chimpbase._core.values import JobId, NewJob, QueueId
+from chimpbase._store import after
 
 if TYPE_CHECKING:
     from chimpbase._app.definitions import Worker
@@ -99,7 +102,46 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting, Striking
         """
         return handle_of(job_id(id), Follower(self._backstage, self._frame, None))
 
-    async def _enqueue(self, queue: Any, payloads: Iterable[Any], options: Mapping[str, Any]) -> list[JobHandle[Any]]:
+    @asynccontextmanager
+    async def batch(self, *, on_done: tuple[Any, Any]) -> AsyncGenerator[Batch]:
+        """Enqueue jobs in a block, and one more that runs when all of them have ended: completed, cancelled or dead.
+
+        `on_done` is its queue and its payload; `ctx.job.batch` tells it how they ended. In a transaction all of it
+        exists if and only if that commits; outside of one members exist, and run, as they are enqueued. An error that
+        leaves the block takes the last job away, and outside of a transaction nothing else.
+
+        Raises:
+            NotRegistered, PayloadError: as `enqueue`.
+        """
+        queue, payload = on_done
+        (done,) = await self._enqueue(queue, (payload,), {}, {"open": True})
+        batch = Batch(done, self._enqueue)
+        try:
+            yield batch
+        except BaseException:
+            batch.close()
+            await self._close(done, given_up=True)
+            raise
+        batch.close()
+        await self._close(done, given_up=False)
+
+    async def _close(self, done: JobHandle[Any], *, given_up: bool) -> None:
+        try:
+            async with self._frame.statement() as connection:
+                await after.close(connection, job=JobId(done), given_up=given_up)
+        except DatabaseError:
+            if not given_up:
+                raise
+        self._frame.after_commit.append(lambda: self._backstage.engine.later(0.0))
+        await self._frame.unit.after_statement(self._frame)
+
+    async def _enqueue(
+        self,
+        queue: Any,
+        payloads: Iterable[Any],
+        options: Mapping[str, Any],
+        asked: Mapping[str, object] | None = None,
+    ) -> list[JobHandle[Any]]:
         token = self._backstage.registry.queue(queue)
         terms = read_options(options) if options else NO_TERMS
         texts = list(_encoded(token, payloads, named=isinstance(queue, str)))
@@ -118,7 +160,7 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting, Striking
             headers=headers,
             key=terms.key,
             terms=terms.stored,
-            asked=terms.asked,
+            asked=terms.asked if asked is None else _joined(terms.asked, asked),
         )
         ids = await self._backstage.enqueue(self._frame, new, texts)
         if self._frame.unit.transactional or len(texts) > 1 or not new.plain:
@@ -188,6 +230,13 @@ class SyncQueue(SyncQueueOperations, SyncDeadLetters, SyncExplaining, SyncInspec
     def handle(self, id: int) -> SyncJobHandle[Any]:
         """See `QueueClient.handle`."""
         return sync_handle(self._client().handle(id), self._wait)
+
+
+def _joined(asked: str | None, more: Mapping[str, object]) -> str:
+    own: dict[str, object] = msgspec.json.decode(asked) if asked else {}
+    if not own.keys() <= {"after", "after_failed"}:
+        raise UsageError("A member of a batch cannot be unique: it might be a job that is there, and ended long ago.")
+    return msgspec.json.encode({**own, **more}).decode()
 
 
 def _check_fields(texts: Iterable[str], fields: Iterable[str]) -> None:

@@ -7,10 +7,10 @@ times, and which errors are worth another attempt stays the worker's to say. Abs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast, get_args
 
 import msgspec
 
@@ -21,6 +21,9 @@ from chimpbase._core.retry import MAX_ATTEMPTS, Retry
 from chimpbase._core.unique import Unique
 
 _LOWEST, _HIGHEST = -100, 100
+
+
+AfterFailed = Literal["wait", "run", "cancel"]
 
 
 class EnqueueOptions(TypedDict, total=False):
@@ -35,6 +38,9 @@ class EnqueueOptions(TypedDict, total=False):
     `unique`: a text, or a `Unique`: at most one such job at a time; the id may be that of one that is there.
     `idempotency_key`: at most one job of the queue with this key for seven days, whatever becomes of it; the second
     call answers with the id of the first. Of `enqueue_many` each payload has the key and its place.
+
+    `after`: run once all of these jobs (handles or ids) have ended. One that is dead keeps it waiting for a redrive, or
+    as `after_failed` says lets it `run` all the same, or has it cancelled too. One that was cancelled counts as ended.
     """
 
     delay: timedelta | float | None
@@ -46,6 +52,8 @@ class EnqueueOptions(TypedDict, total=False):
     retry: Retry | None
     unique: Unique | str | None
     idempotency_key: str | None
+    after: Sequence[int] | None
+    after_failed: AfterFailed | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +93,12 @@ def read_options(options: Mapping[str, Any]) -> Terms:
         raise UsageError("A job is enqueued with delay= or with run_at=, not with both.")
     if "retry" in given and "max_attempts" in given:
         raise UsageError("A job is enqueued with retry= or with max_attempts=, not with both: a Retry has its own.")
+    if "after" in given and given.keys() & {"unique", "idempotency_key"}:
+        raise UsageError(
+            "A job that comes after others cannot be unique: it might be one that is there and waits for none."
+        )
+    if "after_failed" in given and "after" not in given:
+        raise UsageError("after_failed says what becomes of a job that is enqueued with after=.")
     if "unique" in given and "idempotency_key" in given:
         raise UsageError("A job is enqueued with unique= or with idempotency_key=, not with both.")
     retry, unique = _retry(given.get("retry")), _unique(given.get("unique"))
@@ -96,7 +110,7 @@ def read_options(options: Mapping[str, Any]) -> Terms:
         key=check_key("key", given["key"]) if "key" in given else None,
         max_attempts=attempts,
         stored=_stored(retry, _instant(given.get("not_after"), "not_after")),
-        asked=_asked(unique, given.get("idempotency_key")),
+        asked=_asked(unique, given.get("idempotency_key"), _after(given.get("after")), given.get("after_failed")),
         fields=unique.fields if unique else (),
     )
 
@@ -129,7 +143,21 @@ def _stored(retry: Retry | None, not_after: datetime | None) -> str | None:
     return msgspec.json.encode(terms).decode() if terms else None
 
 
-def _asked(unique: Unique | None, idempotency_key: object) -> str | None:
+def _after(value: object) -> list[int] | None:
+    if value is None:
+        return None
+    jobs: list[object] = list(cast("Iterable[object]", value)) if isinstance(value, (list, tuple, set)) else [value]
+    for job in jobs:
+        if isinstance(job, bool) or not isinstance(job, int) or not 0 < job < 2**63:
+            raise UsageError(f"after must be a list of jobs, by handle or id, not {value!r:.60}.")
+    return [int(cast(int, job)) for job in jobs]
+
+
+def _asked(unique: Unique | None, idempotency_key: object, after: list[int] | None, failed: object) -> str | None:
+    if failed not in (None, *get_args(AfterFailed)):
+        raise UsageError(f"after_failed must be wait, run or cancel, not {failed!r:.40}.")
+    if after:
+        return msgspec.json.encode({"after": after, "after_failed": failed or "wait"}).decode()
     if idempotency_key is not None:
         key = check_key("idempotency key", cast(str, idempotency_key))
         return msgspec.json.encode({"idempotency_key": key}).decode()

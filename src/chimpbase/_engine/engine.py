@@ -167,6 +167,10 @@ class Engine:
         self._ended.add(callback)
         return lambda: self._ended.discard(callback)
 
+    def _await_jobs(self, awaited: bool) -> None:
+        """Jobs wait for others to end, somewhere: whatever ends here may make one due."""
+        self._finisher.watch.on_settled = self._promoter.wake if awaited else None
+
     def watch_job(self, job: JobId) -> AbstractContextManager[asyncio.Event]:
         """An event that is set when an attempt of that job is settled in this process."""
         return self._finisher.watch.watch(job)
@@ -230,6 +234,7 @@ class Engine:
             promoter=self._promoter,
             scheduler=scheduler,
             rescuer=rescuer,
+            on_awaited=self._await_jobs,
             canceller=canceller,
             striker=striker,
             consumers=group.ids,

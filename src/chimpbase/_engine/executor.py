@@ -83,6 +83,8 @@ class Executor:
     def _succeeded(self, handling: Handling, attempt: Attempt, outcome: Outcome, started_s: float) -> None:
         if attempt.settled:
             self._holdings.discard((attempt.job.id, attempt.job.attempt))
+            if self._finisher.watch.on_settled is not None:
+                self._finisher.watch.on_settled()
             if self._finisher.watch.events:
                 self._finisher.watch.tell(attempt.job.id)
         else:

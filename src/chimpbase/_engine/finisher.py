@@ -195,6 +195,8 @@ class Finisher:
         self._holdings.difference_update(settled)
         if self._watcher is not None:
             self._watcher(settled)
+        if self.watch.on_settled is not None:
+            self.watch.on_settled()
         if self.watch.events:
             for end in ends:
                 self.watch.tell(end.id)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from chimpbase._core.values import JobId
 
 
 class JobWatch:
-    """Empty nearly always: who settles jobs asks `events` first, which costs nothing."""
+    """Empty nearly always: who settles jobs asks `events` and `on_settled` first, which costs nothing."""
 
-    __slots__ = ("events",)
+    __slots__ = ("events", "on_settled")
 
     def __init__(self) -> None:
         self.events: dict[JobId, set[asyncio.Event]] = {}
+        self.on_settled: Callable[[], None] | None = None
 
     @contextmanager
     def watch(self, job: JobId) -> Generator[asyncio.Event]:

@@ -15,7 +15,18 @@ from chimpbase._engine.failures import error_record
 from chimpbase._engine.service import Service
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
-from chimpbase._store import dead_letters, following, gates, jobs, outlook, partitions, processes, schedules, unique
+from chimpbase._store import (
+    after,
+    dead_letters,
+    following,
+    gates,
+    jobs,
+    outlook,
+    partitions,
+    processes,
+    schedules,
+    unique,
+)
 
 _BATCH = 1000
 _ORPHANS_S = 60.0
@@ -38,6 +49,7 @@ class Lookout(Service):
         rescuer: Service,
         canceller: Service,
         striker: Service,
+        on_awaited: Callable[[bool], None],
         consumers: Sequence[int],
         on_behind: Callable[[Sequence[int]], None],
         random: Callable[[], float],
@@ -46,6 +58,7 @@ class Lookout(Service):
         self._db, self._queues, self._poll_s = db, queues, poll_s
         self._on_ready, self._on_gated, self._on_paused = on_ready, on_gated, on_paused
         self._canceller, self._striker = canceller, striker
+        self._on_awaited, self._needs = on_awaited, 0
         self._consumers, self._on_behind = consumers, on_behind
         self._promoter, self._scheduler, self._rescuer = promoter, scheduler, rescuer
 
@@ -65,6 +78,11 @@ class Lookout(Service):
             self._canceller.wake()
         if seen.strikes:
             self._striker.wake()
+        self._on_awaited(seen.awaited)
+        if seen.awaited:
+            async with self._db.acquire() as connection:
+                self._needs = await after.resolve_missed(connection, since=self._needs, most=_BATCH)
+            self._promoter.wake()
         # a little less than the poll, spread, so that many processes do not ask in step
         return self._poll_s * (0.9 + self._random() / 10)
 

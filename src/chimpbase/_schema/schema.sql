@@ -171,6 +171,19 @@ create table chimpbase.job (
 );
 CREATE INDEX job_ready ON chimpbase.job USING btree (queue, priority, sort);
 
+create table chimpbase.job_after (
+  needs bigint not null,
+  job bigint not null,
+  failed text not null default 'wait'::text,
+  constraint job_after_pkey PRIMARY KEY (needs, job),
+  constraint job_after_failed_check CHECK ((failed = ANY (ARRAY['wait'::text, 'run'::text, 'cancel'::text])))
+) with (
+  autovacuum_vacuum_scale_factor=0.02,
+  autovacuum_vacuum_threshold=5000,
+  autovacuum_vacuum_cost_delay=0
+);
+CREATE INDEX job_after_job ON chimpbase.job_after USING btree (job);
+
 create table chimpbase.job_cancel (
   job bigint not null,
   process bigint not null,
@@ -948,6 +961,18 @@ begin
   if options ?& array['unique', 'idempotency_key'] then
     raise exception using errcode = 'CB002', message = 'give unique or idempotency_key, not both';
   end if;
+  if options ?| array['after', 'after_failed'] then
+    if options ?| array['unique', 'idempotency_key'] or not options ? 'after' then
+      raise exception using errcode = 'CB002', message = 'give after, and after_failed with it; not with unique or idempotency_key';
+    end if;
+    if jsonb_typeof(options -> 'after') <> 'array'
+        or jsonb_path_exists(options, 'strict $.after[*] ? (@.type() != "number" || @ < 1 || @ > 9223372036854775807 || @ != @.floor())')
+        or coalesce(options ->> 'after_failed', 'wait') not in ('wait', 'run', 'cancel') then
+      raise exception using errcode = 'CB002',
+        message = 'after must be an array of ids of jobs, after_failed wait, run or cancel';
+    end if;
+    return jsonb_strip_nulls(jsonb_build_object('after', options -> 'after', 'after_failed', options -> 'after_failed'));
+  end if;
   return jsonb_strip_nulls(jsonb_build_object(
     'unique', case when options ? 'unique' then chimpbase.check_unique(options -> 'unique') end,
     'idempotency_key', chimpbase.key_option(options, 'idempotency_key')));
@@ -1010,6 +1035,20 @@ CREATE OR REPLACE FUNCTION chimpbase.clock()
 AS $function$
   select statement_timestamp()
     + coalesce(nullif(current_setting('chimpbase.clock_shift', true), ''), '0')::interval
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.close_batch(job bigint, given_up boolean)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+  if given_up then
+    delete from chimpbase.job_later l where l.id = close_batch.job;
+    delete from chimpbase.job_after a where a.job = close_batch.job;
+  else
+    perform chimpbase.resolve(array[close_batch.job], array['closed']);
+  end if;
+end
 $function$;
 
 CREATE OR REPLACE FUNCTION chimpbase.close_run(run chimpbase.run, state text, output text, error text)
@@ -1269,7 +1308,8 @@ declare
   stored record;
 begin
   perform chimpbase.check_options(options, array[
-    'delay', 'run_at', 'not_after', 'priority', 'key', 'max_attempts', 'retry', 'headers', 'unique', 'idempotency_key']);
+    'delay', 'run_at', 'not_after', 'priority', 'key', 'max_attempts', 'retry', 'headers', 'unique', 'idempotency_key',
+    'after', 'after_failed']);
   -- null is as good as absent
   select coalesce(jsonb_object_agg(given.key, given.value), '{}') into options
   from jsonb_each(options) as given where jsonb_typeof(given.value) <> 'null';
@@ -1291,7 +1331,7 @@ begin
     raise exception using errcode = 'CB001', message = format('no queue named %L', enqueue.queue),
       hint = 'A queue exists once a process that declares it has started.';
   end if;
-  if not options ?| array['unique', 'idempotency_key'] then
+  if not options ?| array['unique', 'idempotency_key', 'after', 'after_failed'] then
     return (chimpbase.enqueue_jobs(
       array[queue_id], array[payload::text], array[delay], array[run_at], array[priority], array[attempts],
       array[options ->> 'headers'], array[key], array[terms]))[1];
@@ -1304,6 +1344,72 @@ begin
       message = format('queue %L has such a job already, or one of this idempotency key with another payload', queue);
   end if;
   return stored.ids[1];
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.enqueue_after(queue integer, payloads text[], due timestamp with time zone, priority smallint, max_attempts integer, headers text, key text, terms text, asked jsonb, OUT ids bigint[], OUT refused text, OUT existing bigint)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  failed constant text := coalesce(asked ->> 'after_failed', 'wait');
+  batch constant bigint := (asked ->> 'batch')::bigint;
+  wanted bigint[] := array(select distinct jsonb_array_elements_text(asked -> 'after')::bigint order by 1);
+  needs bigint[];
+  missing bigint[];
+  bad bigint[];
+begin
+  select min(n) into existing from unnest(wanted) as n where n < 1 or n > (select last_value from chimpbase.job_id);
+  if existing is not null then
+    refused := 'CB007';
+    return;
+  end if;
+  if batch is not null then
+    perform from chimpbase.job_after a where a.needs = batch and a.job = batch for key share;
+    if not found then
+      refused := 'CB008';
+      existing := batch;
+      return;
+    end if;
+  end if;
+  for round in 1 .. 50 loop
+    needs := chimpbase.hold_needs(wanted);
+    missing := array(select n from unnest(wanted) as n where n <> all (needs));
+    -- one that is still there was on its way from one table to another
+    exit when not exists (
+      select from unnest(missing) as n where chimpbase.job_state(n) in ('waiting', 'running', 'dead'));
+  end loop;
+  -- those that failed already: what follows is done below, once the new jobs are there
+  bad := array(select n from unnest(wanted) as n where failed <> 'wait' and chimpbase.job_state(n) = 'dead'
+      or failed = 'cancel' and chimpbase.job_state(n) = 'cancelled');
+  needs := array(select n from unnest(needs || bad) as n group by n);
+  select array_agg(nextval('chimpbase.job_id') order by n) into ids from generate_series(1, cardinality(payloads)) n;
+  if needs = '{}' and not asked ? 'open' then
+    perform chimpbase.enqueue_alike(
+      enqueue_after.queue, payloads, due, enqueue_after.priority, enqueue_after.max_attempts, enqueue_after.headers,
+      enqueue_after.key, enqueue_after.terms, ids);
+  else
+    terms := coalesce(terms::jsonb, '{}') || jsonb_strip_nulls(jsonb_build_object('due', due, 'batch',
+      case when asked ? 'open' then '{"completed": 0, "dead": 0, "cancelled": 0}'::jsonb end));
+    terms := nullif(terms, '{}');
+    insert into chimpbase.job_later (
+      id, due_at, enqueued_at, queue, payload, priority, max_attempts, headers, key, terms)
+    select one.id, 'infinity', chimpbase.clock(), enqueue_after.queue, one.payload,
+      coalesce(enqueue_after.priority, 0::smallint), enqueue_after.max_attempts, enqueue_after.headers,
+      enqueue_after.key, enqueue_after.terms
+    from unnest(ids, payloads) as one (id, payload);
+    insert into chimpbase.job_after (needs, job, failed)
+    select need, id, failed from unnest(needs) as need cross join unnest(ids) as id;
+  end if;
+  if asked ? 'open' then
+    insert into chimpbase.job_after (needs, job, failed) select id, id, 'run' from unnest(ids) as id;
+  end if;
+  if batch is not null then
+    insert into chimpbase.job_after (needs, job, failed) select id, batch, 'run' from unnest(ids) as id;
+  end if;
+  if bad <> '{}' then
+    perform chimpbase.resolve(bad, array(select chimpbase.job_state(n) from unnest(bad) with ordinality as b (n, o) order by o));
+  end if;
 end
 $function$;
 
@@ -1497,6 +1603,13 @@ declare
   rule jsonb := asked -> 'unique';
   names text[];
 begin
+  if asked ?| array['after', 'batch', 'open'] then
+    select a.ids, a.refused, a.existing into ids, refused, existing
+    from chimpbase.enqueue_after(
+      enqueue_with.queue, payloads, due, enqueue_with.priority, enqueue_with.max_attempts, enqueue_with.headers,
+      enqueue_with.key, enqueue_with.terms, asked) as a;
+    return;
+  end if;
   if asked ? 'idempotency_key' then
     rule := '{"once": true, "period": 604800}';
     names := array(
@@ -1626,6 +1739,20 @@ begin
   on conflict (queue, key) do update set open_at = excluded.open_at
   where not job_key.is_full and (job_key.open_at is null or job_key.open_at > excluded.open_at);
   return moved = most or exists (select 1 from chimpbase.key_news where key_news.queue = gather_at_gate.queue);
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.hold_needs(ids bigint[])
+ RETURNS bigint[]
+ LANGUAGE plpgsql
+AS $function$
+declare
+  held bigint[] := '{}';
+begin
+  held := held || array(select id from chimpbase.job where id = any (ids) order by id for key share);
+  held := held || array(select id from chimpbase.job_later where id = any (ids) order by id for key share);
+  held := held || array(select id from chimpbase.job_wait where id = any (ids) order by id for key share);
+  return held || array(select id from chimpbase.job_dead where id = any (ids) order by id for key share);
 end
 $function$;
 
@@ -2310,6 +2437,96 @@ begin
   select array_agg(id) into done
   from (select id from ready union all select id from later union all select id from put) as one;
   return coalesce(done, '{}');
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.resolve(ended bigint[], outcomes text[])
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare
+  freed bigint[];
+  refused bigint[];
+begin
+  loop
+    perform from chimpbase.job_later l
+    where l.id in (select a.job from chimpbase.job_after a where a.needs = any (ended))
+    order by l.id
+    for update;
+    with one as (
+      select * from unnest(ended, outcomes) as one (id, outcome)
+    ),
+    gone as (
+      delete from chimpbase.job_after a using one
+      where a.needs = one.id and not (one.outcome = 'dead' and a.failed = 'wait')
+      returning a.job, a.needs, a.failed, one.outcome
+    ),
+    counted as (
+      update chimpbase.job_later l
+      set terms = jsonb_set(l.terms::jsonb, '{batch}', jsonb_build_object(
+        'completed', (l.terms::jsonb #>> '{batch,completed}')::int + tally.completed,
+        'dead', (l.terms::jsonb #>> '{batch,dead}')::int + tally.dead,
+        'cancelled', (l.terms::jsonb #>> '{batch,cancelled}')::int + tally.cancelled))::text
+      from (
+        select job, count(*) filter (where outcome = 'completed') as completed,
+          count(*) filter (where outcome = 'dead') as dead, count(*) filter (where outcome = 'cancelled') as cancelled
+        from gone where needs <> job group by job
+      ) as tally
+      where l.id = tally.job and l.terms::jsonb ? 'batch'
+    )
+    select array_agg(distinct job), array_agg(distinct job) filter (where failed = 'cancel' and outcome in ('dead', 'cancelled'))
+    into freed, refused from gone;
+    exit when freed is null;
+    update chimpbase.job_later l
+    set due_at = coalesce((l.terms::jsonb ->> 'due')::timestamptz, chimpbase.clock())
+    where l.id = any (freed) and l.id <> all (coalesce(refused, '{}')) and l.due_at = 'infinity'
+      and not exists (select from chimpbase.job_after a where a.job = l.id);
+    exit when refused is null;
+    delete from chimpbase.job_after a where a.job = any (refused);
+    with gone as (
+      delete from chimpbase.job_later l where l.id = any (refused) and l.due_at = 'infinity' returning l.*
+    ),
+    kept as (
+      insert into chimpbase.job_done (
+        id, finished_at, enqueued_at, queue, attempt, key, crashes, outcome, payload, headers, errors)
+      select gone.id, chimpbase.clock(), gone.enqueued_at, gone.queue, gone.attempt - gone.uncharged, gone.key, gone.crashes,
+        'cancelled', gone.payload, gone.headers, chimpbase.with_error(gone.errors,
+          chimpbase.cancel_record(gone.attempt - gone.uncharged, 'a job that it needs failed'))
+      from gone join chimpbase.queue q on q.id = gone.queue and q.retention is not null
+    )
+    select array_agg(gone.id), array_agg('cancelled'::text) into ended, outcomes from gone;
+    exit when ended is null;
+  end loop;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.resolve_missed(since bigint, most integer)
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+declare
+  ended bigint[];
+  outcomes text[];
+  last bigint;
+begin
+  select array_agg(one.needs) filter (where one.over), array_agg(one.state) filter (where one.over), max(one.needs)
+  into ended, outcomes, last
+  from (
+    select page.needs, coalesce(page.state, 'completed') as state,
+      case
+        when page.state = 'dead' then exists (
+          select from chimpbase.job_after a where a.needs = page.needs and a.failed <> 'wait')
+        else coalesce(page.state, 'completed') not in ('waiting', 'running')
+      end as over
+    from (
+      select needs, chimpbase.job_state(needs) as state
+      from (select distinct a.needs from chimpbase.job_after a where a.needs > since order by a.needs limit most) as due
+    ) as page
+  ) as one;
+  if ended is not null then
+    perform chimpbase.resolve(ended, outcomes);
+  end if;
+  return last;
 end
 $function$;
 

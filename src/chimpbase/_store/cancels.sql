@@ -59,5 +59,9 @@ kept as (
     chimpbase.with_error(gone.errors, chimpbase.cancel_record(gone.attempt - gone.uncharged, gone.reason))
   from gone
   join chimpbase.queue on queue.id = gone.queue and queue.retention is not null
+),
+resolved as (
+  select chimpbase.resolve(array(select id from gone), array(select 'cancelled'::text from gone))
+  where exists (select 1 from chimpbase.job_after)
 )
-select id from gone;
+select id, (select count(*) from resolved) from gone;

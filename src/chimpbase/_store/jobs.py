@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from chimpbase._core.errors import AlreadyEnqueued
+from chimpbase._core.errors import AlreadyEnqueued, NotFound, UsageError
 from chimpbase._core.values import ClaimedJob, DeathReason, JobId, NewJob, ProcessId, QueueId
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Queryable
@@ -143,6 +143,7 @@ async def enqueue_with(connection: Queryable, new: NewJob, payloads: Sequence[st
     """Store a job like `new` for each of the payloads as far as it is `asked` for; the ids, in order, old or new.
 
     Raises:
+        NotFound: a job that it is to come after never existed.
         AlreadyEnqueued: there is one, or one of that idempotency key with another payload. Nothing was stored.
     """
     row = await connection.fetch_one(
@@ -160,9 +161,15 @@ async def enqueue_with(connection: Queryable, new: NewJob, payloads: Sequence[st
         )
     )
     assert row is not None  # the function always answers
-    if row["refused"] is not None:
-        raise AlreadyEnqueued(row["existing"])
-    return list(row["ids"])
+    match row["refused"]:
+        case None:
+            return list(row["ids"])
+        case "CB007":
+            raise NotFound("job", row["existing"])
+        case "CB008":
+            raise UsageError(f"The batch that job {row['existing']} follows is closed; it takes no more members.")
+        case _:
+            raise AlreadyEnqueued(row["existing"])
 
 
 def fits_one_statement(payloads: Sequence[str]) -> bool:

@@ -111,8 +111,13 @@ kept as (
     gone.errors
   from gone
   join chimpbase.queue on queue.id = gone.queue and queue.retention is not null
+),
+-- asked for below, or it would not be done
+resolved as (
+  select chimpbase.resolve(array(select id from gone), array(select outcome from gone))
+  where exists (select 1 from chimpbase.job_after)
 )
-select id from gone;
+select id, (select count(*) from resolved) from gone;
 
 -- name: put_off
 -- Move jobs that this process still holds to a later time: a retry (charged, with its error) or a snooze (uncharged).
@@ -184,15 +189,22 @@ blocked as (
     and run.job = gone.id
     and run.number = case when queue.kind = 'activation' then gone.payload::bigint end
     and run.finished_at is null
+),
+buried as (
+  insert into chimpbase.job_dead (
+    id, enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms, crashes, reason, payload, headers,
+    errors)
+  select id, enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms, crashes, reason, payload,
+    headers,
+    (case when jsonb_array_length(errors) >= 10 then errors - 0 else coalesce(errors, '[]') end) || error::jsonb
+  from gone
+  returning id
+),
+resolved as (
+  select chimpbase.resolve(array(select id from gone), array(select 'dead'::text from gone))
+  where exists (select 1 from chimpbase.job_after)
 )
-insert into chimpbase.job_dead (
-  id, enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms, crashes, reason, payload, headers,
-  errors)
-select id, enqueued_at, queue, attempt, uncharged, max_attempts, priority, key, terms, crashes, reason, payload,
-  headers,
-  (case when jsonb_array_length(errors) >= 10 then errors - 0 else coalesce(errors, '[]') end) || error::jsonb
-from gone
-returning id;
+select id, (select count(*) from resolved) from buried;
 
 -- name: give_back
 -- Make jobs that this process still holds ready again without charging the attempt; the ids given back.
@@ -342,10 +354,14 @@ back as (
   where job.id = judged.id
     and not judged.over
   returning job.id, job.queue
+),
+resolved as (
+  select chimpbase.resolve(array(select id from gone), array(select 'dead'::text from gone))
+  where exists (select 1 from chimpbase.job_after)
 )
 select id, queue, false as dead from back
 union all
-select id, queue, true from gone;
+select id, queue, (select count(*) from resolved) >= 0 from gone;
 
 -- name: held_jobs
 -- How many jobs these processes hold.

@@ -27,6 +27,7 @@ class Outlook:
     schedule_s: float | None
     died: bool
     cancels: bool
+    awaited: bool
     behind: Sequence[int]
     strikes: bool
 
@@ -43,6 +44,7 @@ async def look(connection: Connection, *, queues: Sequence[QueueId], consumers: 
         schedule_s=row["schedule_s"],
         died=row["died"],
         cancels=row["cancels"],
+        awaited=row["awaited"],
         behind=list(row["behind"]),
         strikes=row["strikes"],
     )

@@ -4,7 +4,7 @@
 -- name: look
 -- Which of these queues have ready jobs (those behind a gate too), which are paused, which have a gate; seconds until the
 -- next delayed job and the next schedule of these queues, none when an occurrence waits for the one before; whether a
--- process died, whether somebody wants a job to end, and whether strikes hold jobs.
+-- process died, whether somebody wants a job to end, and whether strikes hold jobs or some wait for others.
 -- Index:  job_ready, job_wait_key, job_later_due, schedule_due, schedule_waiting.
 -- Touches: chimpbase.queue, gate, job, job_wait, job_later, schedule, process, job_cancel and strike, to be one statement.
 select
@@ -70,6 +70,7 @@ select
       or greatest(beat_at, pg_postmaster_start_time()) < chimpbase.clock() - lease
   ) as died,
   exists (select 1 from chimpbase.job_cancel) as cancels,
+  exists (select 1 from chimpbase.job_after) as awaited,
   array(select consumer from chimpbase.idle_slots(:consumers::int[], 0, array[]::int[])) as behind,
   exists (select 1 from chimpbase.strike)
     or exists (select 1 from chimpbase.job_later where terms like '%"struck": true%') as strikes;

@@ -196,7 +196,8 @@ declare
   stored record;
 begin
   perform chimpbase.check_options(options, array[
-    'delay', 'run_at', 'not_after', 'priority', 'key', 'max_attempts', 'retry', 'headers', 'unique', 'idempotency_key']);
+    'delay', 'run_at', 'not_after', 'priority', 'key', 'max_attempts', 'retry', 'headers', 'unique', 'idempotency_key',
+    'after', 'after_failed']);
   -- null is as good as absent
   select coalesce(jsonb_object_agg(given.key, given.value), '{}') into options
   from jsonb_each(options) as given where jsonb_typeof(given.value) <> 'null';
@@ -218,7 +219,7 @@ begin
     raise exception using errcode = 'CB001', message = format('no queue named %L', enqueue.queue),
       hint = 'A queue exists once a process that declares it has started.';
   end if;
-  if not options ?| array['unique', 'idempotency_key'] then
+  if not options ?| array['unique', 'idempotency_key', 'after', 'after_failed'] then
     return (chimpbase.enqueue_jobs(
       array[queue_id], array[payload::text], array[delay], array[run_at], array[priority], array[attempts],
       array[options ->> 'headers'], array[key], array[terms]))[1];

@@ -1,4 +1,4 @@
--- Unique jobs and idempotency keys, progress.
+-- Unique jobs and idempotency keys, progress, dependencies.
 
 -- How far a job says that it is. Rows of jobs that have ended are swept after a while.
 create table chimpbase.job_progress (
@@ -318,6 +318,18 @@ begin
   if options ?& array['unique', 'idempotency_key'] then
     raise exception using errcode = 'CB002', message = 'give unique or idempotency_key, not both';
   end if;
+  if options ?| array['after', 'after_failed'] then
+    if options ?| array['unique', 'idempotency_key'] or not options ? 'after' then
+      raise exception using errcode = 'CB002', message = 'give after, and after_failed with it; not with unique or idempotency_key';
+    end if;
+    if jsonb_typeof(options -> 'after') <> 'array'
+        or jsonb_path_exists(options, 'strict $.after[*] ? (@.type() != "number" || @ < 1 || @ > 9223372036854775807 || @ != @.floor())')
+        or coalesce(options ->> 'after_failed', 'wait') not in ('wait', 'run', 'cancel') then
+      raise exception using errcode = 'CB002',
+        message = 'after must be an array of ids of jobs, after_failed wait, run or cancel';
+    end if;
+    return jsonb_strip_nulls(jsonb_build_object('after', options -> 'after', 'after_failed', options -> 'after_failed'));
+  end if;
   return jsonb_strip_nulls(jsonb_build_object(
     'unique', case when options ? 'unique' then chimpbase.check_unique(options -> 'unique') end,
     'idempotency_key', chimpbase.key_option(options, 'idempotency_key')));
@@ -337,6 +349,13 @@ declare
   rule jsonb := asked -> 'unique';
   names text[];
 begin
+  if asked ?| array['after', 'batch', 'open'] then
+    select a.ids, a.refused, a.existing into ids, refused, existing
+    from chimpbase.enqueue_after(
+      enqueue_with.queue, payloads, due, enqueue_with.priority, enqueue_with.max_attempts, enqueue_with.headers,
+      enqueue_with.key, enqueue_with.terms, asked) as a;
+    return;
+  end if;
   if asked ? 'idempotency_key' then
     rule := '{"once": true, "period": 604800}';
     names := array(
@@ -350,5 +369,208 @@ begin
   from chimpbase.enqueue_unique(
     enqueue_with.queue, payloads, names, rule, due, enqueue_with.priority, enqueue_with.max_attempts,
     enqueue_with.headers, enqueue_with.key, enqueue_with.terms) as u;
+end
+$$;
+
+-- Dependencies: `job` rests in job_later, due at infinity, until none of its rows is left. `failed` says what it does when
+-- the job it needs is dead: wait for a redrive, run all the same, or be cancelled too. A row whose two ids are the same
+-- holds a batch open.
+create table chimpbase.job_after (
+  needs         bigint not null,
+  job           bigint not null,
+  failed        text not null default 'wait' check (failed in ('wait', 'run', 'cancel')),
+  primary key (needs, job)
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
+create index job_after_job on chimpbase.job_after (job);
+
+-- These jobs have ended: completed, cancelled or dead (or `closed`, a batch). Let go of what needed them.
+-- Called as the last thing of the statements that end jobs. The rows of dependents are locked, in order, before anything is
+-- decided: of two jobs that end at the same time one sees that the other has ended, too.
+create function chimpbase.resolve(ended bigint[], outcomes text[]) returns void
+language plpgsql
+as $$
+declare
+  freed bigint[];
+  refused bigint[];
+begin
+  loop
+    perform from chimpbase.job_later l
+    where l.id in (select a.job from chimpbase.job_after a where a.needs = any (ended))
+    order by l.id
+    for update;
+    with one as (
+      select * from unnest(ended, outcomes) as one (id, outcome)
+    ),
+    gone as (
+      delete from chimpbase.job_after a using one
+      where a.needs = one.id and not (one.outcome = 'dead' and a.failed = 'wait')
+      returning a.job, a.needs, a.failed, one.outcome
+    ),
+    counted as (
+      update chimpbase.job_later l
+      set terms = jsonb_set(l.terms::jsonb, '{batch}', jsonb_build_object(
+        'completed', (l.terms::jsonb #>> '{batch,completed}')::int + tally.completed,
+        'dead', (l.terms::jsonb #>> '{batch,dead}')::int + tally.dead,
+        'cancelled', (l.terms::jsonb #>> '{batch,cancelled}')::int + tally.cancelled))::text
+      from (
+        select job, count(*) filter (where outcome = 'completed') as completed,
+          count(*) filter (where outcome = 'dead') as dead, count(*) filter (where outcome = 'cancelled') as cancelled
+        from gone where needs <> job group by job
+      ) as tally
+      where l.id = tally.job and l.terms::jsonb ? 'batch'
+    )
+    select array_agg(distinct job), array_agg(distinct job) filter (where failed = 'cancel' and outcome in ('dead', 'cancelled'))
+    into freed, refused from gone;
+    exit when freed is null;
+    update chimpbase.job_later l
+    set due_at = coalesce((l.terms::jsonb ->> 'due')::timestamptz, chimpbase.clock())
+    where l.id = any (freed) and l.id <> all (coalesce(refused, '{}')) and l.due_at = 'infinity'
+      and not exists (select from chimpbase.job_after a where a.job = l.id);
+    exit when refused is null;
+    delete from chimpbase.job_after a where a.job = any (refused);
+    with gone as (
+      delete from chimpbase.job_later l where l.id = any (refused) and l.due_at = 'infinity' returning l.*
+    ),
+    kept as (
+      insert into chimpbase.job_done (
+        id, finished_at, enqueued_at, queue, attempt, key, crashes, outcome, payload, headers, errors)
+      select gone.id, chimpbase.clock(), gone.enqueued_at, gone.queue, gone.attempt - gone.uncharged, gone.key, gone.crashes,
+        'cancelled', gone.payload, gone.headers, chimpbase.with_error(gone.errors,
+          chimpbase.cancel_record(gone.attempt - gone.uncharged, 'a job that it needs failed'))
+      from gone join chimpbase.queue q on q.id = gone.queue and q.retention is not null
+    )
+    select array_agg(gone.id), array_agg('cancelled'::text) into ended, outcomes from gone;
+    exit when ended is null;
+  end loop;
+end
+$$;
+
+-- Look at up to `most` jobs after `since` that others need, and resolve those that have ended unseen: a dependency that was
+-- committed while the job that it needs was just ending, or a job that was ended by hand. The last one looked at, or null.
+create function chimpbase.resolve_missed(since bigint, most int) returns bigint
+language plpgsql
+as $$
+declare
+  ended bigint[];
+  outcomes text[];
+  last bigint;
+begin
+  select array_agg(one.needs) filter (where one.over), array_agg(one.state) filter (where one.over), max(one.needs)
+  into ended, outcomes, last
+  from (
+    select page.needs, coalesce(page.state, 'completed') as state,
+      case
+        when page.state = 'dead' then exists (
+          select from chimpbase.job_after a where a.needs = page.needs and a.failed <> 'wait')
+        else coalesce(page.state, 'completed') not in ('waiting', 'running')
+      end as over
+    from (
+      select needs, chimpbase.job_state(needs) as state
+      from (select distinct a.needs from chimpbase.job_after a where a.needs > since order by a.needs limit most) as due
+    ) as page
+  ) as one;
+  if ended is not null then
+    perform chimpbase.resolve(ended, outcomes);
+  end if;
+  return last;
+end
+$$;
+
+-- Lock jobs so that none of them ends before this transaction has; of those given, the ids that are there to be locked.
+create function chimpbase.hold_needs(ids bigint[]) returns bigint[]
+language plpgsql
+as $$
+declare
+  held bigint[] := '{}';
+begin
+  held := held || array(select id from chimpbase.job where id = any (ids) order by id for key share);
+  held := held || array(select id from chimpbase.job_later where id = any (ids) order by id for key share);
+  held := held || array(select id from chimpbase.job_wait where id = any (ids) order by id for key share);
+  return held || array(select id from chimpbase.job_dead where id = any (ids) order by id for key share);
+end
+$$;
+
+-- Store a job for each payload that runs after others. `asked` has `after` (ids) and `after_failed`, or `batch` (the id of
+-- the batch that they are members of), or `open`: the job itself is what follows a batch. `refused` is CB007 when the
+-- job `existing` never existed, CB008 when that batch is closed.
+create function chimpbase.enqueue_after(
+  queue int, payloads text[], due timestamptz, priority smallint, max_attempts int, headers text, key text, terms text,
+  asked jsonb, out ids bigint[], out refused text, out existing bigint
+)
+language plpgsql
+as $$
+declare
+  failed constant text := coalesce(asked ->> 'after_failed', 'wait');
+  batch constant bigint := (asked ->> 'batch')::bigint;
+  wanted bigint[] := array(select distinct jsonb_array_elements_text(asked -> 'after')::bigint order by 1);
+  needs bigint[];
+  missing bigint[];
+  bad bigint[];
+begin
+  select min(n) into existing from unnest(wanted) as n where n < 1 or n > (select last_value from chimpbase.job_id);
+  if existing is not null then
+    refused := 'CB007';
+    return;
+  end if;
+  if batch is not null then
+    perform from chimpbase.job_after a where a.needs = batch and a.job = batch for key share;
+    if not found then
+      refused := 'CB008';
+      existing := batch;
+      return;
+    end if;
+  end if;
+  for round in 1 .. 50 loop
+    needs := chimpbase.hold_needs(wanted);
+    missing := array(select n from unnest(wanted) as n where n <> all (needs));
+    -- one that is still there was on its way from one table to another
+    exit when not exists (
+      select from unnest(missing) as n where chimpbase.job_state(n) in ('waiting', 'running', 'dead'));
+  end loop;
+  -- those that failed already: what follows is done below, once the new jobs are there
+  bad := array(select n from unnest(wanted) as n where failed <> 'wait' and chimpbase.job_state(n) = 'dead'
+      or failed = 'cancel' and chimpbase.job_state(n) = 'cancelled');
+  needs := array(select n from unnest(needs || bad) as n group by n);
+  select array_agg(nextval('chimpbase.job_id') order by n) into ids from generate_series(1, cardinality(payloads)) n;
+  if needs = '{}' and not asked ? 'open' then
+    perform chimpbase.enqueue_alike(
+      enqueue_after.queue, payloads, due, enqueue_after.priority, enqueue_after.max_attempts, enqueue_after.headers,
+      enqueue_after.key, enqueue_after.terms, ids);
+  else
+    terms := coalesce(terms::jsonb, '{}') || jsonb_strip_nulls(jsonb_build_object('due', due, 'batch',
+      case when asked ? 'open' then '{"completed": 0, "dead": 0, "cancelled": 0}'::jsonb end));
+    terms := nullif(terms, '{}');
+    insert into chimpbase.job_later (
+      id, due_at, enqueued_at, queue, payload, priority, max_attempts, headers, key, terms)
+    select one.id, 'infinity', chimpbase.clock(), enqueue_after.queue, one.payload,
+      coalesce(enqueue_after.priority, 0::smallint), enqueue_after.max_attempts, enqueue_after.headers,
+      enqueue_after.key, enqueue_after.terms
+    from unnest(ids, payloads) as one (id, payload);
+    insert into chimpbase.job_after (needs, job, failed)
+    select need, id, failed from unnest(needs) as need cross join unnest(ids) as id;
+  end if;
+  if asked ? 'open' then
+    insert into chimpbase.job_after (needs, job, failed) select id, id, 'run' from unnest(ids) as id;
+  end if;
+  if batch is not null then
+    insert into chimpbase.job_after (needs, job, failed) select id, batch, 'run' from unnest(ids) as id;
+  end if;
+  if bad <> '{}' then
+    perform chimpbase.resolve(bad, array(select chimpbase.job_state(n) from unnest(bad) with ordinality as b (n, o) order by o));
+  end if;
+end
+$$;
+
+-- The batch that this job follows has all its members: it runs when the last of them has ended. Or there is to be none.
+create function chimpbase.close_batch(job bigint, given_up boolean) returns void
+language plpgsql
+as $$
+begin
+  if given_up then
+    delete from chimpbase.job_later l where l.id = close_batch.job;
+    delete from chimpbase.job_after a where a.job = close_batch.job;
+  else
+    perform chimpbase.resolve(array[close_batch.job], array['closed']);
+  end if;
 end
 $$;
