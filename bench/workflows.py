@@ -1,6 +1,6 @@
 """Three-step workflows per second, at 1, 50 and 500 in flight, every step durable.
 
-    .venv/bin/python bench/workflows.py [--runs 5000]
+    .venv/bin/python -m bench.workflows [--runs 5000]
 
 Starts a PostgreSQL of its own (fsync on) and counts every step in and out: a lost or doubled step fails the run. Ratios
 within one run are what to read; the absolute figures belong to the machine.
