@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from chimpbase._app.entries import Entry, entries_of
 from chimpbase._app.payloads import taken
 from chimpbase._app.registry import stream_of
+from chimpbase._app.stream_operations import StreamOperations
 from chimpbase._app.stream_reading import read_window
 from chimpbase._app.tokens import Stream
 from chimpbase._app.unit import Frame
-from chimpbase._app.waiter import Waiter
-from chimpbase._core.errors import NotFound, PayloadError, UsageError, WrongVersion
-from chimpbase._core.names import check_key, check_name
+from chimpbase._core.errors import PayloadError, UsageError, WrongVersion
+from chimpbase._core.names import check_key
 from chimpbase._core.positions import Position, read_position
-from chimpbase._store import consumers, streams
+from chimpbase._store import streams
 
 if TYPE_CHECKING:
-    from chimpbase._app.definitions import Consumer
     from chimpbase._app.origin import Origin
     from chimpbase._app.stage import Stage
 
@@ -28,11 +26,12 @@ T = TypeVar("T")
 _MOST = 10_000
 
 
-class StreamClient:
+class StreamClient(StreamOperations):
     """Appends to streams and reads them, in the transaction of this call."""
 
     def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
-        self._backstage, self._frame, self._origin = backstage, frame, origin
+        super().__init__(backstage, frame)
+        self._origin = origin
 
     @overload
     async def append(
@@ -196,66 +195,6 @@ class StreamClient:
         token = stream_of(self._backstage.registry, stream)
         return self._backstage.tail(token, after=after, since=_checked(after, since, 1))
 
-    async def rewind(self, consumer: Consumer[Any] | str, *, to: str | datetime = "beginning") -> None:
-        """Send a consumer, with all its partitions, to "beginning", "now", an instant, or a position.
-
-        It happens with this transaction. Whoever is at a batch loses it, and its writes are rolled back.
-
-        Raises:
-            NotFound: no consumer of that name has ever been started.
-            PayloadError: the position belongs to another stream.
-        """
-        name = _name_of(consumer)
-        if isinstance(to, datetime) and to.tzinfo is None:
-            raise UsageError(f"An instant must have a time zone, unlike {to!r:.60}.")
-        if not isinstance(cast("object", to), str | datetime):
-            raise UsageError(f"A consumer goes to 'beginning', 'now', a datetime or a position, not to {to!r:.60}.")
-        async with self._frame.statement() as connection:
-            found = await consumers.find(connection, name=check_name("consumer", name))
-            if found is None:
-                raise NotFound("consumer", name)
-            _, _, number, shelf = found
-            place = Position(stream=number, since=to if isinstance(to, datetime) else None)
-            if to == "now":
-                page = await streams.page_back(connection, position=place, shelf=shelf, max_entries=1)
-                place = place.past(page.cur, max((one.id for one in page.entries), default=0))
-            elif isinstance(to, str) and to != "beginning":
-                place = read_position(to, stream=number)
-            await consumers.rewind(connection, name=name, position=place)
-            self._frame.after_commit.append(lambda: self._backstage.engine.appended([number]))
-
-    async def pause(self, consumer: Consumer[Any] | str) -> None:
-        """Let a consumer begin no further batch, in any process, until it is resumed.
-
-        Raises: NotFound when no consumer of that name has ever been started.
-        """
-        await self._set_paused(consumer, paused=True)
-
-    async def resume(self, consumer: Consumer[Any] | str) -> None:
-        """Let a consumer go on, also from an entry that has stopped it.
-
-        Raises: NotFound when no consumer of that name has ever been started.
-        """
-        await self._set_paused(consumer, paused=False)
-
-    async def lag(self, consumer: Consumer[Any] | str) -> int:
-        """How many entries a consumer has still to handle, counted up to 10,001 for each of its partitions.
-
-        Raises: NotFound when no consumer of that name has ever been started.
-        """
-        name = _name_of(consumer)
-        async with self._frame.statement() as connection:
-            slots = [cast("int", slot["lag"]) for slot in await consumers.list_all(connection) if slot["name"] == name]
-        if not slots:
-            raise NotFound("consumer", name)
-        return sum(slots)
-
-    async def _set_paused(self, consumer: Consumer[Any] | str, *, paused: bool) -> None:
-        name = _name_of(consumer)
-        async with self._frame.statement() as connection:
-            if not await consumers.set_paused(connection, name=check_name("consumer", name), paused=paused):
-                raise NotFound("consumer", name)
-
     async def _append(
         self, stream: Any, payloads: list[Any], key: Callable[[Any], str | None], expected: int | None
     ) -> list[int]:
@@ -283,90 +222,6 @@ class StreamClient:
         return list(appended.ids)
 
 
-class SyncStream:
-    """The blocking face of `StreamClient`, whose verbs mean the same."""
-
-    def __init__(self, client: Callable[[], StreamClient], wait: Waiter) -> None:
-        self._client, self._wait = client, wait
-
-    def append(
-        self,
-        stream: Stream[T] | str,
-        payload: T | None = None,
-        *,
-        key: str | None = None,
-        expected_version: int | None = None,
-    ) -> int:
-        return self._wait(
-            self._client().append(cast("Any", stream), payload, key=key, expected_version=expected_version)
-        )
-
-    def append_many(
-        self,
-        stream: Stream[T] | str,
-        payloads: Iterable[T],
-        *,
-        key: str | Callable[[T], str | None] | None = None,
-        expected_version: int | None = None,
-    ) -> list[int]:
-        return self._wait(
-            self._client().append_many(cast("Any", stream), payloads, key=key, expected_version=expected_version)
-        )
-
-    @overload
-    def read(
-        self,
-        stream: Stream[T],
-        *,
-        after: str | None = None,
-        since: datetime | None = None,
-        limit: int = 100,
-        backward: bool = False,
-    ) -> list[Entry[T]]: ...
-    @overload
-    def read(
-        self,
-        stream: str,
-        *,
-        after: str | None = None,
-        since: datetime | None = None,
-        limit: int = 100,
-        backward: bool = False,
-    ) -> list[Entry[Any]]: ...
-    def read(self, stream: Any, **options: Any) -> Any:
-        return self._wait(self._client().read(stream, **options))
-
-    def position(self, stream: Stream[Any] | str) -> str | None:
-        return self._wait(self._client().position(stream))
-
-    def version(self, stream: Stream[Any] | str) -> int:
-        return self._wait(self._client().version(stream))
-
-    def rewind(self, consumer: Consumer[Any] | str, *, to: str | datetime = "beginning") -> None:
-        self._wait(self._client().rewind(consumer, to=to))
-
-    def pause(self, consumer: Consumer[Any] | str) -> None:
-        self._wait(self._client().pause(consumer))
-
-    def resume(self, consumer: Consumer[Any] | str) -> None:
-        self._wait(self._client().resume(consumer))
-
-    def lag(self, consumer: Consumer[Any] | str) -> int:
-        return self._wait(self._client().lag(consumer))
-
-    def tail(
-        self, stream: Stream[T] | str, *, after: str | None = None, since: datetime | None = None
-    ) -> Generator[Entry[T]]:
-        entries = self._client().tail(cast("Stream[T]", stream), after=after, since=since)
-        with suppress(StopAsyncIteration):
-            while True:
-                yield self._wait(_next(entries))
-
-
-async def _next(entries: AsyncGenerator[Entry[T]]) -> Entry[T]:
-    return await anext(entries)
-
-
 def _encoded(token: Stream[Any], payload: Any, subject: str, place: int, *, named: bool) -> str:
     try:
         return token.codec.encode(taken(token.codec, payload, subject, named=named), subject=subject)
@@ -390,9 +245,3 @@ def _checked(after: str | None, since: datetime | None, limit: int) -> datetime 
     if after is not None:
         raise UsageError("A position remembers its own `since`; pass `after` or `since`, not both.")
     return since
-
-
-def _name_of(consumer: object) -> str:
-    # whatever has the name of a definition; the definition itself would be a circle of imports
-    given = consumer if isinstance(consumer, str) else getattr(consumer, "name", consumer)
-    return check_name("consumer", cast("str", given))

@@ -20,7 +20,8 @@ from chimpbase._app.kv_sync import SyncKv
 from chimpbase._app.origin import RunningJob, SyncRunningJob, running
 from chimpbase._app.pubsub_client import PubSubClient, SyncPubSub
 from chimpbase._app.queue_client import QueueClient, SyncQueue
-from chimpbase._app.stream_client import StreamClient, SyncStream
+from chimpbase._app.stream_client import StreamClient
+from chimpbase._app.stream_sync import SyncStream
 from chimpbase._app.sync_workflow import SyncWorkflow
 from chimpbase._app.waiter import Waiter
 from chimpbase._app.workflows import WorkflowClient

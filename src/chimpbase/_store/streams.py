@@ -138,7 +138,7 @@ async def page_back(connection: Queryable, *, position: Position, shelf: int, ma
     return _page(rows)
 
 
-async def list_all(connection: Connection) -> list[dict[str, object]]:
+async def list_all(connection: Queryable) -> list[dict[str, object]]:
     """Every stream of the database, by name."""
     return [dict(row) for row in await connection.fetch(*_SQL.list_all.bind())]
 

@@ -271,6 +271,31 @@ chimpbase collection indexes customers
             "indexes": "List the indexes of a collection, or drop one.",
         },
     ),
+    "stream": Help(
+        "Look at streams and their consumers, and send consumers back.",
+        """
+The streams of the database and who reads them. Needs the project for its
+database, but not the app's code.
+""",
+        """
+chimpbase stream ls
+chimpbase stream read audit -n 10 --backward
+chimpbase stream tail audit -o json
+chimpbase stream append audit '{"who": "ada"}' --key ada
+chimpbase stream consumers
+chimpbase stream rewind indexer --to 2026-11-23T09:00:00Z
+""",
+        {
+            "ls": "List streams: the latest entry, the version, what is kept.",
+            "read": "Read entries of a stream.",
+            "tail": "Print every entry as it is committed.",
+            "append": "Append an entry to a stream.",
+            "consumers": "List consumers: lag, dead letters, what stops them.",
+            "rewind": "Send a consumer to another place.",
+            "pause": "Let a consumer begin no further batch.",
+            "resume": "Let a consumer go on.",
+        },
+    ),
     "psql": Help(
         "Open psql on the app's database, read-only unless --write.",
         """
