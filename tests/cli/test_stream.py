@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import chimpbase
 
 CODE = """
 from chimpbase import App, Ctx, Entry
@@ -27,12 +30,10 @@ def project(tmp_path: Path) -> Path:
 
 
 def run(project: Path, dsn: str, *words: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     return subprocess.run(
         [sys.executable, "-m", "chimpbase", "stream", *words],
         cwd=project,
-        env={**os.environ, "DATABASE_URL": dsn},
+        env={**os.environ, "DATABASE_URL": dsn, "PYTHONPATH": str(Path(chimpbase.__file__).parents[1])},
         capture_output=True,
         text=True,
         timeout=40,

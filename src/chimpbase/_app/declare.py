@@ -7,17 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
 
 from chimpbase._app.activations import old_queues
 from chimpbase._app.definitions import Cron, Subscription, Workflow
 from chimpbase._app.handlers import queue_spec
 from chimpbase._app.registry import Queued, Registry
 from chimpbase._core.cron import Cadence
+from chimpbase._core.topics import is_pattern, regular_expression
 from chimpbase._core.values import QueueId, QueueSpec, ScheduleSpec, ScheduleTerms, SubscriptionSpec
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
 from chimpbase._store import events, gates, queues, runs, schedules, streams
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def declare(db: Db, registry: Registry) -> dict[str, QueueId]:
@@ -53,12 +59,25 @@ async def _declare_streams(connection: Connection, registry: Registry) -> None:
 
 async def _subscribe(connection: Connection, definitions: Sequence[Queued], ids: Mapping[str, QueueId]) -> None:
     subscriptions = [
-        SubscriptionSpec(name=one.name, topic=one.event.name, queue=ids[queue_spec(one).name])
+        _subscription_spec(one, ids[queue_spec(one).name])
         for one in definitions
-        if isinstance(one, Subscription)
+        if isinstance(one, Subscription) and one.dispatch == "job"
     ]
-    if subscriptions:
-        await events.subscribe(connection, subscriptions)
+    for spec in sorted(subscriptions, key=lambda spec: spec.name):
+        await events.subscribe(connection, spec)
+
+
+def _subscription_spec(one: Subscription[Any], queue: QueueId) -> SubscriptionSpec:
+    topic = one.event.name
+    return SubscriptionSpec(
+        name=one.name,
+        topic=topic,
+        queue=queue,
+        matcher=regular_expression(topic) if is_pattern(topic) else None,
+        conditions=msgspec.json.encode(one.conditions).decode() if one.conditions else None,
+        key_path=one.ordered_by.split(".") if one.ordered_by else None,
+        since=_LONG_AGO if one.start == "beginning" else one.start if isinstance(one.start, datetime) else None,
+    )
 
 
 async def _schedule(connection: Connection, definitions: Sequence[Queued], ids: Mapping[str, QueueId]) -> None:

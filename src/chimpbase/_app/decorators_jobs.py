@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar, overload
 
@@ -19,9 +19,11 @@ from chimpbase._app.decorator_arguments import (
     timeout_of,
 )
 from chimpbase._app.definitions import Executor, Subscription, Worker
-from chimpbase._app.tokens import Event, Queue
+from chimpbase._app.subscription_arguments import Dispatch, SubscriptionStart, dispatch_of, field_of, start_of
+from chimpbase._app.tokens import Event, Queue, Topics
 from chimpbase._core.limits import Limits
 from chimpbase._core.retry import Retry
+from chimpbase._core.topics import conditions, is_pattern
 from chimpbase._core.values import DAY
 
 T = TypeVar("T")
@@ -127,6 +129,10 @@ class SubscribeDecorator(Keeper):
         concurrency: int | None = ...,
         limits: Limits | None = ...,
         transaction: bool = ...,
+        where: Mapping[str, Any] | None = ...,
+        ordered_by: str | None = ...,
+        start: SubscriptionStart = ...,
+        dispatch: Dispatch = ...,
     ) -> Callable[[Handler[T]], Subscription[T]]: ...
     @overload
     def subscribe(
@@ -139,6 +145,10 @@ class SubscribeDecorator(Keeper):
         concurrency: int | None = ...,
         limits: Limits | None = ...,
         transaction: bool = ...,
+        where: Mapping[str, Any] | None = ...,
+        ordered_by: str | None = ...,
+        start: SubscriptionStart = ...,
+        dispatch: Dispatch = ...,
     ) -> Callable[[Handler[Any]], Subscription[Any]]: ...
     def subscribe(
         self,
@@ -150,12 +160,22 @@ class SubscribeDecorator(Keeper):
         concurrency: int | None = None,
         limits: Limits | None = None,
         transaction: bool = True,
+        where: Mapping[str, Any] | None = None,
+        ordered_by: str | None = None,
+        start: SubscriptionStart = "now",
+        dispatch: Dispatch = "job",
     ) -> Callable[[Handler[Any]], Subscription[Any]]:
         """Define a subscription: what is done about each event of a topic.
 
         `name` is durable; it defaults to the function's. Every event committed while the subscription stands is owed to
         it, whatever happens to other subscriptions. Several processes with the same subscription share its deliveries.
-        The other arguments are those of `worker`.
+
+        A topic may be a pattern: `order.*` for one word, `order.#` for any number of them; `ctx.pubsub.topic` tells
+        which it is. `where` leaves out what it does not hold of, such as `{"total": {"gte": 100}}`, with eq, ne, gt,
+        gte, lt, lte, in and exists. `ordered_by` names a field: events with one value of it are handled one at a time,
+        in the order in which they were published. A new subscription gets what is published from `start` on: "now",
+        "beginning" or an instant. With `dispatch="inline"` the handler runs in the publisher's own transaction, in
+        this app, and its error is the publisher's. The other arguments are those of `worker`.
 
         Example:
             >>> @subscribe("order.placed")
@@ -165,8 +185,9 @@ class SubscribeDecorator(Keeper):
         """
 
         def decorate(function: Callable[..., Any]) -> Subscription[Any]:
-            token = Event(event, payload_type(function)) if isinstance(event, str) else event
+            token = _topic(event, function) if isinstance(event, str) else event
             check_payload(function, token.type)
+            path = None if ordered_by is None else field_of(ordered_by)
             return self._keep(
                 Subscription(
                     name=name or function.__name__,
@@ -175,9 +196,18 @@ class SubscribeDecorator(Keeper):
                     retry=retry or Retry(),
                     timeout=timeout_of(timeout),
                     concurrency=slots_of(concurrency),
-                    limits=limits_of(limits),
+                    limits=limits_of(Limits(ordered=True) if limits is None and path else limits),
                     transaction=transaction,
+                    conditions=tuple(conditions({} if where is None else where)),
+                    ordered_by=path,
+                    start=start_of(start),
+                    dispatch=dispatch_of(dispatch),
                 )
             )
 
         return decorate
+
+
+def _topic(name: str, function: Callable[..., Any]) -> Event[Any]:
+    type: Any = payload_type(function)
+    return Topics(name, type) if is_pattern(name) else Event(name, type)

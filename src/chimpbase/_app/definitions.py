@@ -166,9 +166,16 @@ def _results(function: Callable[..., Any]) -> Codec[Any] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Subscription(Definition, Generic[T]):
-    """A durable interest in an event, and what is done about each one."""
+    """A durable interest in an event, and what is done about each one.
+
+    `conditions` is the filter, one dict for each: path, operator, value. `start` is for a subscription that is new.
+    """
 
     event: Event[T]
+    conditions: tuple[Mapping[str, Any], ...] = ()
+    ordered_by: str | None = None
+    start: Literal["now", "beginning"] | datetime = "now"
+    dispatch: Literal["job", "inline"] = "job"
     retry: Retry
     timeout: timedelta | None
     concurrency: int | None

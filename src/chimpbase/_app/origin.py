@@ -113,7 +113,7 @@ class Origin:
     `cause` names the call in what it causes; `trace` is None to continue the job's, or begin a new one.
     """
 
-    __slots__ = ("_claimed", "_key", "_new_trace", "_queue", "_trace", "cause", "name", "title")
+    __slots__ = ("_claimed", "_key", "_new_trace", "_queue", "_topic", "_trace", "cause", "name", "title")
 
     def __init__(
         self,
@@ -126,10 +126,11 @@ class Origin:
         idempotency_key: str | None = None,
         claimed: ClaimedJob | None = None,
         queue: str = "",
+        topic: str | None = None,
     ) -> None:
         self.title, self.name, self.cause = title, name, cause
         self._new_trace, self._trace, self._key = new_trace, trace, idempotency_key
-        self._claimed, self._queue = claimed, queue
+        self._claimed, self._queue, self._topic = claimed, queue, topic
 
     @property
     def trace(self) -> str:
@@ -140,6 +141,14 @@ class Origin:
                 headers = msgspec.json.decode(self._claimed.headers)
             self._trace = str(headers.get("trace") or self._new_trace())
         return self._trace
+
+    @property
+    def topic(self) -> str | None:
+        """The topic of the event that is being handled, if one is."""
+        if self._topic is None and self._claimed is not None and self._claimed.headers:
+            topic = msgspec.json.decode(self._claimed.headers).get("topic")
+            return topic if isinstance(topic, str) else None
+        return self._topic
 
     @property
     def job(self) -> Job | None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
+from chimpbase._app.inline import inline_subscriptions, run_inline
 from chimpbase._app.payloads import taken
 from chimpbase._app.tokens import Event
 from chimpbase._app.unit import Frame
 from chimpbase._app.waiter import Waiter
+from chimpbase._core.errors import NotFound, UsageError
+from chimpbase._core.names import check_name
 from chimpbase._store import events
 
 if TYPE_CHECKING:
@@ -39,12 +43,62 @@ class PubSubClient:
         token = self._backstage.registry.event(event)
         subject = f"payload of event {token.name!r}"
         text = token.codec.encode(taken(token.codec, payload, subject, named=isinstance(event, str)), subject=subject)
+        inline = inline_subscriptions(self._backstage.registry, token.name, text)
+        if inline and not self._frame.unit.transactional:
+            # alone there is no transaction of the publisher's to run them in: this is it
+            async with self._backstage.unit(self._origin.title) as unit:
+                return await _store(self._backstage, unit.root, self._origin, token, text, inline)
+        return await _store(self._backstage, self._frame, self._origin, token, text, inline)
+
+    async def replay(self, subscription: Subscription[Any] | str, *, since: datetime | None = None) -> int:
+        """Deliver the stored events of a subscription's topic to it once more, from an instant on; how many.
+
+        They happen with this transaction, to this subscription only. Events are stored for the setting
+        `event_retention`.
+
+        Raises:
+            NotFound: no such subscription in the database.
+            UsageError: `since` has no time zone.
+        """
+        name = subscription if isinstance(subscription, str) else subscription.name
+        if since is not None and (not isinstance(cast("object", since), datetime) or since.tzinfo is None):
+            raise UsageError(f"since must be a datetime with a time zone, not {since!r:.60}.")
         async with self._frame.statement() as connection:
-            id, queues = await events.publish(
-                connection, topic=token.name, payload=text, headers=self._origin.headers()
-            )
-            self._frame.after_commit.append(lambda: self._backstage.engine.ready(queues))
-        return id
+            queue = await events.find_queue(connection, name=check_name("subscription", name))
+            if queue is None:
+                raise NotFound("subscription", name)
+            delivered = await events.replay(connection, subscription=name, since=since)
+            self._frame.after_commit.append(lambda: self._backstage.engine.ready([queue]))
+        return delivered
+
+    @property
+    def topic(self) -> str:
+        """The topic of the event that this handler was called for.
+
+        Raises:
+            UsageError: it was not called for an event.
+        """
+        topic = self._origin.topic
+        if topic is None:
+            raise UsageError(f"{self._origin.title} was not called for an event, so it has no ctx.pubsub.topic.")
+        return topic
+
+    async def subscriptions(self) -> list[tuple[str, str]]:
+        """Every subscription of the database as (name, topic or pattern), whoever declared it."""
+        async with self._frame.statement() as connection:
+            return await events.list_subscriptions(connection)
+
+
+async def _store(
+    stage: Stage, frame: Frame, origin: Origin, event: Event[Any], payload: str, inline: Sequence[Subscription[Any]]
+) -> int:
+    async with frame.statement() as connection:
+        id, queues = await events.publish(connection, topic=event.name, payload=payload, headers=origin.headers())
+        frame.after_commit.append(lambda: stage.engine.ready(queues))
+    for one in inline:
+        async with frame.nested() as inner:
+            await run_inline(stage, inner, origin, one, topic=event.name, payload=payload)
+    return id
 
 
 class SyncPubSub:
@@ -59,3 +113,13 @@ class SyncPubSub:
     def publish(self, event: str, payload: Any = None) -> int: ...
     def publish(self, event: Any, payload: Any = None) -> int:
         return self._wait(self._client().publish(event, payload))
+
+    def replay(self, subscription: Subscription[Any] | str, *, since: datetime | None = None) -> int:
+        return self._wait(self._client().replay(subscription, since=since))
+
+    def subscriptions(self) -> list[tuple[str, str]]:
+        return self._wait(self._client().subscriptions())
+
+    @property
+    def topic(self) -> str:
+        return self._client().topic

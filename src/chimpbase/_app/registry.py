@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from chimpbase._app.collection_token import Collection
 from chimpbase._app.definitions import Action, Consumer, Cron, Definition, Step, Subscription, Worker, Workflow
 from chimpbase._app.kv_token import KV
-from chimpbase._app.tokens import Event, Queue, Signal, Stream, Token
+from chimpbase._app.tokens import Event, Queue, Signal, Stream, Token, Topics
 from chimpbase._core.codec import Codec, codec_for
 from chimpbase._core.errors import AlreadyRegistered, NotRegistered, UsageError
 from chimpbase._core.names import check_name
@@ -52,6 +52,7 @@ class Registry:
             "signal": {},
             "namespace": {},
             "stream": {},
+            "pattern": {},
             "collection": {},
         }
 
@@ -118,7 +119,9 @@ class Registry:
             NotRegistered: no event of that name.
         """
         if isinstance(given, Subscription):
-            return given.event
+            given = given.event
+        if isinstance(given, Topics):
+            raise UsageError(f"{given.name!r} is a pattern, which can be subscribed to. Publish under one topic.")
         return given if isinstance(given, Event) else self._token("event", given)
 
     def signal(self, given: Signal[Any] | str) -> Signal[Any]:

@@ -313,6 +313,7 @@ class Runtime:
                 grace=settings.grace,
                 dead_retention=settings.dead_retention,
                 run_retention=settings.run_retention,
+                event_retention=settings.event_retention,
             ),
             open_heart_db=open_heart,
             make_listener=listen if notify else None,

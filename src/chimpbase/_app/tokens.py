@@ -13,6 +13,7 @@ from chimpbase._core.codec import Codec, codec_for
 from chimpbase._core.durations import seconds
 from chimpbase._core.errors import UsageError
 from chimpbase._core.names import check_name
+from chimpbase._core.topics import check_pattern
 from chimpbase._core.values import INTERNAL_QUEUES
 
 R = TypeVar("R")
@@ -75,6 +76,17 @@ class Event(Token[T]):
     """
 
     kind = "event"
+
+
+class Topics(Event[T]):
+    """A pattern of topics, to subscribe to: `order.*` for one more word, `order.#` for any number of them."""
+
+    kind = "pattern"
+
+    def __init__(self, name: str, type: Any = Any) -> None:
+        self.name = check_pattern(name)
+        self.type = type
+        self.codec = codec_for(type)
 
 
 class Signal(Token[T]):

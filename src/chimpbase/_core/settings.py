@@ -158,6 +158,9 @@ class Settings:
     grace: timedelta = _setting(
         10 * _S, _duration(0 * _S, _DAY), "How long a stopping process lets its running jobs finish."
     )
+    event_retention: timedelta = _setting(
+        30 * _DAY, _duration(timedelta(hours=1), 3650 * _DAY), "How long published events are kept, to be replayed."
+    )
     dead_retention: timedelta = _setting(
         30 * _DAY, _duration(60 * _S, 3653 * _DAY), "How long dead letters are kept before they are deleted."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any, Literal, NewType
@@ -108,9 +108,15 @@ class QueueSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionSpec:
+    """`matcher` is a pattern's regular expression, `conditions` JSON text, `since` what a new one is to be sent."""
+
     name: str
     topic: str
     queue: QueueId
+    matcher: str | None = None
+    conditions: str | None = None
+    key_path: Sequence[str] | None = None
+    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

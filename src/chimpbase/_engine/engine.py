@@ -24,6 +24,7 @@ from chimpbase._engine.claimer import Claimer
 from chimpbase._engine.claims import Claims
 from chimpbase._engine.consumer import Consuming
 from chimpbase._engine.consumer_group import ConsumerGroup, StreamKeeper
+from chimpbase._engine.event_keeper import EventKeeper
 from chimpbase._engine.executor import Executor
 from chimpbase._engine.finisher import Finisher
 from chimpbase._engine.heart import Heart
@@ -65,6 +66,7 @@ class Pace:
     grace: timedelta
     dead_retention: timedelta = timedelta(days=30)
     run_retention: timedelta = timedelta(days=30)
+    event_retention: timedelta = timedelta(days=30)
 
 
 class Engine:
@@ -258,7 +260,8 @@ class Engine:
         # the day's history must be there before any job ends: one that ends while it is attached is refused by it
         await pruner.tick()
         days = StreamKeeper(self._db, days_ahead=3, every_s=600, random=self._random)
-        return [pruner, sweeper, horizon, days, archivist]
+        events = EventKeeper(self._db, age=self._pace.event_retention, every_s=600, random=self._random)
+        return [pruner, sweeper, horizon, days, events, archivist]
 
     async def stop(self, *, grace: timedelta | None = None) -> None:
         """Stop cleanly; jobs still running after the grace go back to their queues without an attempt charged."""

@@ -565,9 +565,13 @@ create table chimpbase.subscription (
   topic text not null,
   queue integer not null,
   created_at timestamp with time zone not null default chimpbase.clock(),
+  matcher text,
+  conditions jsonb,
+  key_path text[],
   constraint subscription_pkey PRIMARY KEY (name),
   constraint subscription_queue_fkey FOREIGN KEY (queue) REFERENCES chimpbase.queue(id)
 );
+CREATE INDEX subscription_matcher ON chimpbase.subscription USING btree (name) WHERE (matcher IS NOT NULL);
 CREATE INDEX subscription_topic ON chimpbase.subscription USING btree (topic);
 
 create table chimpbase.workflow (
@@ -1221,6 +1225,41 @@ begin
   from chimpbase.consumer c join chimpbase.stream s on s.id = c.stream
   where c.name = declare_consumer.name;
 end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.declare_subscription(name text, topic text, queue integer, matcher text, conditions jsonb, key_path text[], since timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+  update chimpbase.subscription s
+  set topic = declare_subscription.topic, matcher = declare_subscription.matcher,
+    conditions = declare_subscription.conditions, key_path = declare_subscription.key_path
+  where s.name = declare_subscription.name
+    and (s.topic, s.matcher, s.conditions, s.key_path) is distinct from (declare_subscription.topic,
+      declare_subscription.matcher, declare_subscription.conditions, declare_subscription.key_path);
+  if found or exists (select from chimpbase.subscription s where s.name = declare_subscription.name) then
+    return;
+  end if;
+  if since is not null then
+    lock table chimpbase.event in share row exclusive mode;
+  end if;
+  insert into chimpbase.subscription (name, topic, queue, matcher, conditions, key_path)
+  values (name, topic, queue, matcher, conditions, key_path)
+  on conflict on constraint subscription_pkey do nothing;
+  if found and since is not null then
+    perform chimpbase.replay(declare_subscription.name, since);
+  end if;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.delivery_key(payload text, path text[])
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+  select case when octet_length(found) > 512 then md5(found) else nullif(found, '') end
+  from (select case when path is not null then payload::jsonb #>> path end as found) as key
 $function$;
 
 CREATE OR REPLACE FUNCTION chimpbase.drop_activation(job bigint)
@@ -1969,6 +2008,38 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.meets(payload jsonb, conditions jsonb)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+  select conditions is null or not exists (
+    select
+    from jsonb_array_elements(conditions) as condition (asked)
+    cross join lateral (
+      select payload #> array(select jsonb_array_elements_text(asked -> 'path')) as found, asked -> 'value' as wanted
+    ) as one
+    where not coalesce(case asked ->> 'op'
+      when 'exists' then (found is not null) = (wanted = 'true'::jsonb)
+      when 'eq' then found = wanted
+      when 'ne' then found is distinct from wanted
+      when 'in' then exists (select from jsonb_array_elements(wanted) as member (item) where item = found)
+      else jsonb_typeof(found) = jsonb_typeof(wanted) and case
+        when jsonb_typeof(found) = 'number' then case asked ->> 'op'
+          when 'gt' then (found #>> '{}')::numeric > (wanted #>> '{}')::numeric
+          when 'gte' then (found #>> '{}')::numeric >= (wanted #>> '{}')::numeric
+          when 'lt' then (found #>> '{}')::numeric < (wanted #>> '{}')::numeric
+          when 'lte' then (found #>> '{}')::numeric <= (wanted #>> '{}')::numeric end
+        when jsonb_typeof(found) = 'string' then case asked ->> 'op'
+          when 'gt' then (found #>> '{}') collate "C" > (wanted #>> '{}')
+          when 'gte' then (found #>> '{}') collate "C" >= (wanted #>> '{}')
+          when 'lt' then (found #>> '{}') collate "C" < (wanted #>> '{}')
+          when 'lte' then (found #>> '{}') collate "C" <= (wanted #>> '{}') end
+        else false end
+      end, false)
+  )
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.number_of(value jsonb)
  RETURNS numeric
  LANGUAGE sql
@@ -2192,6 +2263,9 @@ CREATE OR REPLACE FUNCTION chimpbase.publish(topic text, payload jsonb, options 
 AS $function$
 begin
   perform chimpbase.check_options(options, array['headers']);
+  if topic is null or payload is null or topic !~ '^[A-Za-z0-9_.:/-]{1,128}$' then
+    raise exception using errcode = 'CB002', message = 'publish takes a topic and a payload';
+  end if;
   return (chimpbase.publish_event(topic, payload::text, options ->> 'headers')).event;
 end
 $function$;
@@ -2202,17 +2276,25 @@ CREATE OR REPLACE FUNCTION chimpbase.publish_event(topic text, payload text, hea
 AS $function$
 declare
   caused text;
+  keys text[];
 begin
   insert into chimpbase.event (topic, payload, headers)
   values (publish_event.topic, publish_event.payload, publish_event.headers)
   returning id into event;
   caused := (coalesce(publish_event.headers::jsonb, '{}') || jsonb_build_object('event', event, 'topic', publish_event.topic))::text;
-  select array_agg(s.queue order by s.queue) into queues
-  from chimpbase.subscription s where s.topic = publish_event.topic;
+  select array_agg(s.queue order by s.queue),
+    array_agg(chimpbase.delivery_key(publish_event.payload, s.key_path) order by s.queue)
+  into queues, keys
+  from (
+    select * from chimpbase.subscription where subscription.topic = publish_event.topic
+    union all
+    select * from chimpbase.subscription where matcher is not null and publish_event.topic ~ matcher
+  ) as s
+  where s.conditions is null or chimpbase.meets(publish_event.payload::jsonb, s.conditions);
   if queues is not null then
     perform chimpbase.enqueue_jobs(
       queues, array_fill(publish_event.payload, array[cardinality(queues)]), '{}', '{}', '{}', '{}',
-      array_fill(caused, array[cardinality(queues)]), '{}', '{}');
+      array_fill(caused, array[cardinality(queues)]), keys, '{}');
   end if;
 end
 $function$;
@@ -2437,6 +2519,37 @@ begin
   select array_agg(id) into done
   from (select id from ready union all select id from later union all select id from put) as one;
   return coalesce(done, '{}');
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.replay(subscription text, since timestamp with time zone DEFAULT '-infinity'::timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+declare
+  to_whom chimpbase.subscription;
+  payloads text[];
+  headers text[];
+  keys text[];
+begin
+  select s.* into to_whom from chimpbase.subscription s where s.name = replay.subscription;
+  if to_whom.name is null then
+    raise exception using errcode = 'CB008', message = format('no subscription named %L', replay.subscription);
+  end if;
+  select array_agg(e.payload order by e.id), array_agg(chimpbase.delivery_key(e.payload, to_whom.key_path) order by e.id),
+    array_agg((coalesce(e.headers::jsonb, '{}')
+      || jsonb_build_object('event', e.id, 'topic', e.topic, 'replay', true))::text order by e.id)
+  into payloads, keys, headers
+  from chimpbase.event e
+  where e.published_at >= since
+    and (e.topic = to_whom.topic or e.topic ~ to_whom.matcher)
+    and (to_whom.conditions is null or chimpbase.meets(e.payload::jsonb, to_whom.conditions));
+  if payloads is null then
+    return 0;
+  end if;
+  perform chimpbase.enqueue_jobs(
+    array_fill(to_whom.queue, array[cardinality(payloads)]), payloads, '{}', '{}', '{}', '{}', headers, keys, '{}');
+  return cardinality(payloads);
 end
 $function$;
 

@@ -5,8 +5,9 @@ Each function runs the statement of the same name in `events.sql`. A delivery is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from datetime import datetime, timedelta
 
+from chimpbase._core.errors import DatabaseError, NotFound
 from chimpbase._core.values import QueueId, SubscriptionSpec
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Queryable
@@ -22,17 +23,45 @@ async def publish(connection: Queryable, *, topic: str, payload: str, headers: s
     return row[0], list(row[1] or ())
 
 
-async def subscribe(connection: Connection, specs: Sequence[SubscriptionSpec]) -> None:
-    """Make sure these subscriptions stand. Idempotent; safe from many processes at once."""
+async def subscribe(connection: Connection, spec: SubscriptionSpec) -> None:
+    """Make sure a subscription stands as declared. Idempotent; safe from many processes at once."""
     await connection.execute(
         *_SQL.subscribe.bind(
-            names=[spec.name for spec in specs],
-            topics=[spec.topic for spec in specs],
-            queues=[spec.queue for spec in specs],
+            name=spec.name,
+            topic=spec.topic,
+            queue=spec.queue,
+            matcher=spec.matcher,
+            conditions=spec.conditions,
+            key_path=list(spec.key_path) if spec.key_path else None,
+            since=spec.since,
         )
     )
 
 
-async def list_subscriptions(connection: Connection) -> list[tuple[str, str]]:
+async def replay(connection: Queryable, *, subscription: str, since: datetime | None) -> int:
+    """Deliver stored events to one subscription once more; how many.
+
+    Raises: NotFound when there is no such subscription.
+    """
+    try:
+        return await connection.fetch_value(*_SQL.replay.bind(subscription=subscription, since=since))
+    except DatabaseError as error:
+        if error.sqlstate == "CB008":
+            raise NotFound("subscription", subscription) from error
+        raise
+
+
+async def find_queue(connection: Queryable, *, name: str) -> QueueId | None:
+    """The queue of a subscription's deliveries; None when there is no such subscription."""
+    return await connection.fetch_value(*_SQL.find_queue.bind(name=name))
+
+
+async def prune(connection: Connection, *, age: timedelta, max_events: int) -> int:
+    """Remove the oldest events beyond an age; how many. A full batch suggests more."""
+    status = await connection.execute(*_SQL.prune.bind(age=age, max_events=max_events))
+    return int(status.split()[-1])
+
+
+async def list_subscriptions(connection: Queryable) -> list[tuple[str, str]]:
     """Every subscription of the database as (name, topic), whoever declared it."""
     return [(name, topic) for name, topic in await connection.fetch(*_SQL.list_subscriptions.bind())]

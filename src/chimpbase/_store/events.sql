@@ -2,24 +2,35 @@
 -- Each statement is run by the function of the same name in events.py.
 
 -- name: publish
--- Store an event and one delivery job for each subscription of its topic.
+-- Store an event and one delivery job for each subscription that is owed it.
 select event, queues from chimpbase.publish_event(:topic, :payload, :headers);
 
 -- name: subscribe
--- Add the subscriptions that are new; move one whose topic changed. None is ever removed here.
--- Locks:  changed rows, in the order of their names.
-insert into chimpbase.subscription (name, topic, queue)
-select name, topic, queue
-from unnest(:names::text[], :topics::text[], :queues::int[]) as spec (name, topic, queue)
-where not exists (
-  select 1
-  from chimpbase.subscription
-  where subscription.name = spec.name
-    and subscription.topic = spec.topic
-)
-order by name
-on conflict (name) do update
-set topic = excluded.topic;
+-- Make a subscription stand, or bring it to what is declared.
+select chimpbase.declare_subscription(:name, :topic, :queue, :matcher, :conditions::text::jsonb, :key_path, :since);
+
+-- name: replay
+-- Deliver stored events to one subscription; how many.
+select chimpbase.replay(:subscription, coalesce(:since::timestamptz, '-infinity'));
+
+-- name: find_queue
+-- The queue of a subscription's deliveries.
+-- Index:  subscription_pkey.
+select queue
+from chimpbase.subscription
+where name = :name;
+
+-- name: prune
+-- Remove up to `max_events` events that are older than `age`; how many.
+delete from chimpbase.event
+where id in (
+  select id
+  from chimpbase.event
+  where published_at < chimpbase.clock() - :age::interval
+  order by published_at
+  limit :max_events
+  for update skip locked
+);
 
 -- name: list_subscriptions
 -- Every subscription of the database: name, topic.

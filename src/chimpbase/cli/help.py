@@ -271,6 +271,20 @@ chimpbase collection indexes customers
             "indexes": "List the indexes of a collection, or drop one.",
         },
     ),
+    "subscription": Help(
+        "Look at subscriptions and replay events to them.",
+        """
+The subscriptions of the database, those of other versions of the code too.
+""",
+        """
+chimpbase subscription ls
+chimpbase subscription replay send_invoice --since 2026-11-23T09:00:00Z
+""",
+        {
+            "ls": "List subscriptions and what they are owed.",
+            "replay": "Deliver stored events to a subscription once more.",
+        },
+    ),
     "stream": Help(
         "Look at streams and their consumers, and send consumers back.",
         """

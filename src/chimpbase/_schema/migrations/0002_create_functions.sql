@@ -242,17 +242,25 @@ language plpgsql
 as $$
 declare
   caused text;
+  keys text[];
 begin
   insert into chimpbase.event (topic, payload, headers)
   values (publish_event.topic, publish_event.payload, publish_event.headers)
   returning id into event;
   caused := (coalesce(publish_event.headers::jsonb, '{}') || jsonb_build_object('event', event, 'topic', publish_event.topic))::text;
-  select array_agg(s.queue order by s.queue) into queues
-  from chimpbase.subscription s where s.topic = publish_event.topic;
+  select array_agg(s.queue order by s.queue),
+    array_agg(chimpbase.delivery_key(publish_event.payload, s.key_path) order by s.queue)
+  into queues, keys
+  from (
+    select * from chimpbase.subscription where subscription.topic = publish_event.topic
+    union all
+    select * from chimpbase.subscription where matcher is not null and publish_event.topic ~ matcher
+  ) as s
+  where s.conditions is null or chimpbase.meets(publish_event.payload::jsonb, s.conditions);
   if queues is not null then
     perform chimpbase.enqueue_jobs(
       queues, array_fill(publish_event.payload, array[cardinality(queues)]), '{}', '{}', '{}', '{}',
-      array_fill(caused, array[cardinality(queues)]), '{}', '{}');
+      array_fill(caused, array[cardinality(queues)]), keys, '{}');
   end if;
 end
 $$;
@@ -264,6 +272,9 @@ language plpgsql
 as $$
 begin
   perform chimpbase.check_options(options, array['headers']);
+  if topic is null or payload is null or topic !~ '^[A-Za-z0-9_.:/-]{1,128}$' then
+    raise exception using errcode = 'CB002', message = 'publish takes a topic and a payload';
+  end if;
   return (chimpbase.publish_event(topic, payload::text, options ->> 'headers')).event;
 end
 $$;

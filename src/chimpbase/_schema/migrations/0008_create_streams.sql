@@ -463,3 +463,113 @@ begin
   where c.name = declare_consumer.name;
 end
 $$;
+
+-- Events ---------------------------------------------------------------------------------------------------------------
+
+-- `matcher` is the regular expression of a pattern, null for one topic; `conditions` what must hold of the payload, as
+-- [{path, op, value}]; `key_path` the field whose value orders the deliveries.
+alter table chimpbase.subscription
+  add column matcher text,
+  add column conditions jsonb,
+  add column key_path text[];
+create index subscription_matcher on chimpbase.subscription (name) where matcher is not null;
+
+-- Whether a payload meets all conditions. Numbers are compared with numbers and texts with texts, byte by byte; anything
+-- else has no order, and what is not there equals nothing.
+create function chimpbase.meets(payload jsonb, conditions jsonb) returns boolean
+language sql immutable parallel safe
+as $$
+  select conditions is null or not exists (
+    select
+    from jsonb_array_elements(conditions) as condition (asked)
+    cross join lateral (
+      select payload #> array(select jsonb_array_elements_text(asked -> 'path')) as found, asked -> 'value' as wanted
+    ) as one
+    where not coalesce(case asked ->> 'op'
+      when 'exists' then (found is not null) = (wanted = 'true'::jsonb)
+      when 'eq' then found = wanted
+      when 'ne' then found is distinct from wanted
+      when 'in' then exists (select from jsonb_array_elements(wanted) as member (item) where item = found)
+      else jsonb_typeof(found) = jsonb_typeof(wanted) and case
+        when jsonb_typeof(found) = 'number' then case asked ->> 'op'
+          when 'gt' then (found #>> '{}')::numeric > (wanted #>> '{}')::numeric
+          when 'gte' then (found #>> '{}')::numeric >= (wanted #>> '{}')::numeric
+          when 'lt' then (found #>> '{}')::numeric < (wanted #>> '{}')::numeric
+          when 'lte' then (found #>> '{}')::numeric <= (wanted #>> '{}')::numeric end
+        when jsonb_typeof(found) = 'string' then case asked ->> 'op'
+          when 'gt' then (found #>> '{}') collate "C" > (wanted #>> '{}')
+          when 'gte' then (found #>> '{}') collate "C" >= (wanted #>> '{}')
+          when 'lt' then (found #>> '{}') collate "C" < (wanted #>> '{}')
+          when 'lte' then (found #>> '{}') collate "C" <= (wanted #>> '{}') end
+        else false end
+      end, false)
+  )
+$$;
+
+-- The key by which a delivery is ordered: a field of the payload, by its hash when it is long; null without one.
+create function chimpbase.delivery_key(payload text, path text[]) returns text
+language sql immutable parallel safe
+as $$
+  select case when octet_length(found) > 512 then md5(found) else nullif(found, '') end
+  from (select case when path is not null then payload::jsonb #>> path end as found) as key
+$$;
+
+-- Deliver stored events to one subscription, oldest first, as if they were published now; how many.
+create function chimpbase.replay(subscription text, since timestamptz default '-infinity') returns bigint
+language plpgsql
+as $$
+declare
+  to_whom chimpbase.subscription;
+  payloads text[];
+  headers text[];
+  keys text[];
+begin
+  select s.* into to_whom from chimpbase.subscription s where s.name = replay.subscription;
+  if to_whom.name is null then
+    raise exception using errcode = 'CB008', message = format('no subscription named %L', replay.subscription);
+  end if;
+  select array_agg(e.payload order by e.id), array_agg(chimpbase.delivery_key(e.payload, to_whom.key_path) order by e.id),
+    array_agg((coalesce(e.headers::jsonb, '{}')
+      || jsonb_build_object('event', e.id, 'topic', e.topic, 'replay', true))::text order by e.id)
+  into payloads, keys, headers
+  from chimpbase.event e
+  where e.published_at >= since
+    and (e.topic = to_whom.topic or e.topic ~ to_whom.matcher)
+    and (to_whom.conditions is null or chimpbase.meets(e.payload::jsonb, to_whom.conditions));
+  if payloads is null then
+    return 0;
+  end if;
+  perform chimpbase.enqueue_jobs(
+    array_fill(to_whom.queue, array[cardinality(payloads)]), payloads, '{}', '{}', '{}', '{}', headers, keys, '{}');
+  return cardinality(payloads);
+end
+$$;
+
+-- The runtime's own: make a subscription stand, or bring it to what is declared. A new one gets the events stored since
+-- `since`, if that is given. Publishers wait meanwhile: none may pass between what is replayed and what is to come.
+create function chimpbase.declare_subscription(
+  name text, topic text, queue int, matcher text, conditions jsonb, key_path text[], since timestamptz
+) returns void
+language plpgsql
+as $$
+begin
+  update chimpbase.subscription s
+  set topic = declare_subscription.topic, matcher = declare_subscription.matcher,
+    conditions = declare_subscription.conditions, key_path = declare_subscription.key_path
+  where s.name = declare_subscription.name
+    and (s.topic, s.matcher, s.conditions, s.key_path) is distinct from (declare_subscription.topic,
+      declare_subscription.matcher, declare_subscription.conditions, declare_subscription.key_path);
+  if found or exists (select from chimpbase.subscription s where s.name = declare_subscription.name) then
+    return;
+  end if;
+  if since is not null then
+    lock table chimpbase.event in share row exclusive mode;
+  end if;
+  insert into chimpbase.subscription (name, topic, queue, matcher, conditions, key_path)
+  values (name, topic, queue, matcher, conditions, key_path)
+  on conflict on constraint subscription_pkey do nothing;
+  if found and since is not null then
+    perform chimpbase.replay(declare_subscription.name, since);
+  end if;
+end
+$$;
