@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from chimpbase._app.ctx_clients import Clients
 from chimpbase._app.invoke import invoke
-from chimpbase._app.origin import RunningJob, running
-from chimpbase._app.unit import AfterCommit
+from chimpbase._app.origin import Origin, RunningJob, running
+from chimpbase._app.pubsub_client import PubSubClient
+from chimpbase._app.unit import AfterCommit, Frame
 from chimpbase._core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
-    from chimpbase._app.definitions import Action, Step
+    from chimpbase._app.definitions import Action, Step, Subscription
+    from chimpbase._app.stage import Stage
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,6 +30,12 @@ class Ctx(Clients):
     """The context of one call. Not to be kept after the handler returns, nor made by hand."""
 
     __slots__ = ()
+
+    @property
+    def pubsub(self) -> PubSubClient:
+        """Publish events."""
+        client = self._pubsub = self._pubsub or PubSubClient(self._backstage, self._frame, self._origin, _run_inline)
+        return client
 
     @property
     def job(self) -> RunningJob:
@@ -124,3 +132,7 @@ class Ctx(Clients):
             return
         async with self._backstage.unit(self._origin.title) as unit:
             yield Ctx(self._backstage, unit.root, self._origin)
+
+
+async def _run_inline(stage: Stage, frame: Frame, origin: Origin, subscription: Subscription[Any], event: Any) -> None:
+    await invoke(stage, subscription, Ctx(stage, frame, origin), (event,), {})

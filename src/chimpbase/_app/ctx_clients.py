@@ -48,12 +48,6 @@ class Clients:
         return client
 
     @property
-    def pubsub(self) -> PubSubClient:
-        """Publish events."""
-        client = self._pubsub = self._pubsub or PubSubClient(self._backstage, self._frame, self._origin)
-        return client
-
-    @property
     def workflow(self) -> WorkflowClient:
         """Start, signal and look at runs."""
         client = self._workflow = self._workflow or WorkflowClient(self._backstage, self._frame, self._origin)

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from chimpbase._app.origin import Origin
 from chimpbase._core.topics import holds, matches
 
 if TYPE_CHECKING:
     from chimpbase._app.definitions import Subscription
-    from chimpbase._app.origin import Origin
     from chimpbase._app.registry import Registry
-    from chimpbase._app.stage import Stage
-    from chimpbase._app.unit import Frame
 
 
 def inline_subscriptions(registry: Registry, topic: str, payload: str) -> list[Subscription[Any]]:
@@ -27,14 +25,8 @@ def inline_subscriptions(registry: Registry, topic: str, payload: str) -> list[S
     return [one for one in found if holds(plain, one.conditions)]
 
 
-async def run_inline(
-    stage: Stage, frame: Frame, publisher: Origin, one: Subscription[Any], *, topic: str, payload: str
-) -> None:
-    """Run one of them in a frame of the publisher's; its error is the publisher's."""
-    from chimpbase._app.ctx import Ctx
-    from chimpbase._app.invoke import invoke
-    from chimpbase._app.origin import Origin
-
+def inline_call(publisher: Origin, one: Subscription[Any], *, topic: str, payload: str) -> tuple[Origin, Any]:
+    """Where the call of one of them comes from, and what it is given."""
     trace = publisher.trace
     origin = Origin(
         title=one.title,
@@ -44,5 +36,4 @@ async def run_inline(
         trace=trace,
         topic=topic,
     )
-    given = one.event.codec.decode(payload, subject=f"payload of event {topic!r}")
-    await invoke(stage, one, Ctx(stage, frame, origin), (given,), {})
+    return origin, one.event.codec.decode(payload, subject=f"payload of event {topic!r}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-from chimpbase._app.inline import inline_subscriptions, run_inline
+from chimpbase._app.inline import inline_call, inline_subscriptions
 from chimpbase._app.payloads import taken
 from chimpbase._app.tokens import Event
 from chimpbase._app.unit import Frame
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from chimpbase._app.stage import Stage
 
 T = TypeVar("T")
+#: Calls the handler of an inline subscription with a ctx of its own; given by whoever makes them.
+RunInline = Callable[["Stage", Frame, "Origin", "Subscription[Any]", Any], Awaitable[None]]
 
 
 class PubSubClient:
     """Publishes events in the transaction of this call."""
 
-    def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
+    def __init__(self, backstage: Stage, frame: Frame, origin: Origin, run_inline: RunInline) -> None:
         self._backstage, self._frame, self._origin = backstage, frame, origin
+        self._run_inline = run_inline
 
     @overload
     async def publish(self, event: Event[T] | Subscription[T], payload: T) -> int: ...
@@ -47,8 +50,8 @@ class PubSubClient:
         if inline and not self._frame.unit.transactional:
             # alone there is no transaction of the publisher's to run them in: this is it
             async with self._backstage.unit(self._origin.title) as unit:
-                return await _store(self._backstage, unit.root, self._origin, token, text, inline)
-        return await _store(self._backstage, self._frame, self._origin, token, text, inline)
+                return await self._store(unit.root, token, text, inline)
+        return await self._store(self._frame, token, text, inline)
 
     async def replay(self, subscription: Subscription[Any] | str, *, since: datetime | None = None) -> int:
         """Deliver the stored events of a subscription's topic to it once more, from an instant on; how many.
@@ -88,17 +91,17 @@ class PubSubClient:
         async with self._frame.statement() as connection:
             return await events.list_subscriptions(connection)
 
-
-async def _store(
-    stage: Stage, frame: Frame, origin: Origin, event: Event[Any], payload: str, inline: Sequence[Subscription[Any]]
-) -> int:
-    async with frame.statement() as connection:
-        id, queues = await events.publish(connection, topic=event.name, payload=payload, headers=origin.headers())
-        frame.after_commit.append(lambda: stage.engine.ready(queues))
-    for one in inline:
-        async with frame.nested() as inner:
-            await run_inline(stage, inner, origin, one, topic=event.name, payload=payload)
-    return id
+    async def _store(self, frame: Frame, event: Event[Any], payload: str, inline: Sequence[Subscription[Any]]) -> int:
+        async with frame.statement() as connection:
+            id, queues = await events.publish(
+                connection, topic=event.name, payload=payload, headers=self._origin.headers()
+            )
+            frame.after_commit.append(lambda: self._backstage.engine.ready(queues))
+        for one in inline:
+            origin, given = inline_call(self._origin, one, topic=event.name, payload=payload)
+            async with frame.nested() as inner:
+                await self._run_inline(self._backstage, inner, origin, one, given)
+        return id
 
 
 class SyncPubSub:
