@@ -298,6 +298,8 @@ chimpbase stream tail audit -o json
 chimpbase stream append audit '{"who": "ada"}' --key ada
 chimpbase stream consumers
 chimpbase stream rewind indexer --to 2026-11-23T09:00:00Z
+chimpbase stream pause indexer
+chimpbase stream resume indexer
 """,
         {
             "ls": "List streams: the latest entry, the version, what is kept.",
