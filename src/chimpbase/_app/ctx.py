@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from chimpbase._app.ctx_clients import Clients
 from chimpbase._app.invoke import invoke
-from chimpbase._app.origin import Origin, RunningJob, running
+from chimpbase._app.origin import Job, Origin, RunningJob, running
 from chimpbase._app.pubsub_client import PubSubClient
 from chimpbase._app.unit import AfterCommit, Frame
 from chimpbase._core.errors import NotFound, UsageError
@@ -38,6 +38,11 @@ class Ctx(Clients):
         return client
 
     @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The jobs of a batch, in the order of their payloads; elsewhere the one that is run, or none."""
+        return self._origin.jobs
+
+    @property
     def job(self) -> RunningJob:
         """The job being run.
 
@@ -46,6 +51,8 @@ class Ctx(Clients):
         """
         job, claimed = self._origin.job, self._origin.claimed
         if job is None or claimed is None:
+            if self._origin.jobs:
+                raise UsageError(f"{self._origin.title} runs a batch of jobs; ask ctx.jobs.")
             raise UsageError(f"{self._origin.title} was not called by a job, so it has no ctx.job.")
         stage = self._backstage
         return running(

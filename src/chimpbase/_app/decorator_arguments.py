@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.definitions import Definition, Executor, source_of
@@ -35,6 +35,23 @@ class Keeper:
 def payload_type(function: Callable[..., Any]) -> Any:
     items = Parameters.from_function(function).items
     return items[0].codec.annotation if items else Any
+
+
+def item_type(function: Callable[..., Any]) -> Any:
+    """The type of one payload for a handler of batches, whose parameter is a list of them."""
+    asked = payload_type(function)
+    if asked is Any or asked is list:
+        return Any
+    if get_origin(asked) is not list:
+        raise UsageError(f"{function.__name__} handles batches: its payload must be a list ({source_of(function)}).")
+    return get_args(asked)[0]
+
+
+def batch_of(value: int | None) -> int | None:
+    """How many jobs a handler takes at a time; None when it takes one and no list."""
+    if value is not None and (type(value) is not int or not 2 <= value <= 10_000):
+        raise UsageError(f"batch must be a whole number from 2 to 10000, not {value!r:.40}.")
+    return value
 
 
 def check_payload(function: Callable[..., Any], declared: Any) -> None:

@@ -10,8 +10,10 @@ from chimpbase._app.decorator_arguments import (
     Handler,
     Keeper,
     WorkerHandler,
+    batch_of,
     check_payload,
     executor_of,
+    item_type,
     limits_of,
     payload_type,
     retention_of,
@@ -59,6 +61,32 @@ class WorkerDecorator(Keeper):
         retention: timedelta | float | None = ...,
         executor: Executor = ...,
     ) -> Callable[[WorkerHandler[Any, R]], Worker[Any, R]]: ...
+    @overload
+    def worker(
+        self,
+        queue: Queue[T],
+        *,
+        retry: Retry | None = ...,
+        timeout: timedelta | float | None = ...,
+        concurrency: int | None = ...,
+        limits: Limits | None = ...,
+        transaction: bool = ...,
+        retention: timedelta | float | None = ...,
+        batch: int,
+    ) -> Callable[[WorkerHandler[list[T], Any]], Worker[T, None]]: ...
+    @overload
+    def worker(
+        self,
+        queue: str,
+        *,
+        retry: Retry | None = ...,
+        timeout: timedelta | float | None = ...,
+        concurrency: int | None = ...,
+        limits: Limits | None = ...,
+        transaction: bool = ...,
+        retention: timedelta | float | None = ...,
+        batch: int,
+    ) -> Callable[[WorkerHandler[Any, Any]], Worker[Any, None]]: ...
     def worker(
         self,
         queue: Queue[Any] | str,
@@ -70,6 +98,7 @@ class WorkerDecorator(Keeper):
         transaction: bool = True,
         retention: timedelta | float | None = DAY,
         executor: Executor = "thread",
+        batch: int | None = None,
     ) -> Callable[[WorkerHandler[Any, Any]], Worker[Any, Any]]:
         """Define the handler of a queue. The payload type is the token's, or for a bare name the handler's annotation.
 
@@ -87,6 +116,10 @@ class WorkerDecorator(Keeper):
         attempt that takes longer than `timeout` is ended with its child. `concurrency` is then the number of children
         (default: that of processors).
 
+        With `batch` the handler takes a list of payloads, as many as are there up to that number, which all end in one
+        transaction. It may return an outcome for all, or a list with one or None for each. A batch that fails runs
+        again in halves until what fails it is alone, and only that is charged. `ctx.jobs` has the jobs.
+
         Example:
             >>> @worker("mail.send", retry=Retry(max_attempts=8))
             ... async def send(ctx: Ctx, address: str) -> None: ...
@@ -95,8 +128,10 @@ class WorkerDecorator(Keeper):
         """
 
         def decorate(function: Callable[..., Any]) -> Worker[Any, Any]:
-            token = Queue(queue, payload_type(function)) if isinstance(queue, str) else queue
-            check_payload(function, token.type)
+            together = batch_of(batch)
+            asked = payload_type(function) if together is None else item_type(function)
+            token = Queue(queue, asked) if isinstance(queue, str) else queue
+            check_payload(function, token.type if together is None else list[token.type])
             return self._keep(
                 Worker(
                     name=token.name,
@@ -109,6 +144,7 @@ class WorkerDecorator(Keeper):
                     transaction=transaction,
                     retention=retention_of(retention),
                     executor=executor_of(executor),
+                    batch=together or 1,
                 )
             )
 

@@ -139,12 +139,15 @@ class Worker(Definition, Generic[T, R]):
     transaction: bool
     retention: timedelta | None = DAY
     executor: Executor = "thread"
+    batch: int = 1
     results: Codec[R] | None = field(init=False, repr=False)
     kind = "worker"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "results", _results(self.function))
+        object.__setattr__(self, "results", _results(self.function) if self.batch == 1 else None)
+        if self.executor == "process" and self.batch > 1:
+            raise UsageError(f"{self.title}: a batch runs in a thread or on the event loop, not in a child process.")
         if self.executor == "process" and (self.is_async or "<locals>" in self.function.__qualname__):
             raise UsageError(
                 f"{self.title}: executor='process' takes a plain `def` at the top of a module, which the child process "

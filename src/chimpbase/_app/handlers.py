@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from chimpbase._app.activations import ACTIVATION_RETRY, activation
 from chimpbase._app.backstage import Backstage
+from chimpbase._app.batch_handler import batch_handler
 from chimpbase._app.crew import run_in_child
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.definitions import Cron, Definition, Subscription, Worker, Workflow
@@ -60,6 +61,8 @@ def handling(backstage: Backstage, definition: Queued, queue: QueueId, *, concur
     """How this process works the queue of a definition."""
     spec = queue_spec(definition)
     match definition:
+        case Worker(batch=batch) if batch > 1:
+            return _batches(backstage, definition, queue, concurrency=concurrency)
         case Worker(queue=token):
             run = _handler(
                 backstage, definition, token.codec, f"payload of queue {token.name!r}", definition.transaction
@@ -92,6 +95,26 @@ def handling(backstage: Backstage, definition: Queued, queue: QueueId, *, concur
         slots=slots,
         retry=definition.retry,
         timeout=definition.timeout,
+    )
+
+
+def _batches(backstage: Backstage, definition: Worker[Any, Any], queue: QueueId, *, concurrency: int) -> Handling:
+    run_batch = batch_handler(backstage, definition)
+
+    async def run(attempt: Attempt) -> Outcome:
+        (outcome,) = await run_batch([attempt])
+        return outcome
+
+    return Handling(
+        queue=queue,
+        name=definition.name,
+        kind="job",
+        run=run,
+        slots=definition.concurrency or concurrency,
+        retry=definition.retry,
+        timeout=definition.timeout,
+        batch=definition.batch,
+        run_batch=run_batch,
     )
 
 

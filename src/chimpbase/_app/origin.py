@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -113,7 +113,7 @@ class Origin:
     `cause` names the call in what it causes; `trace` is None to continue the job's, or begin a new one.
     """
 
-    __slots__ = ("_claimed", "_key", "_new_trace", "_queue", "_topic", "_trace", "cause", "name", "title")
+    __slots__ = ("_batch", "_claimed", "_key", "_new_trace", "_queue", "_topic", "_trace", "cause", "name", "title")
 
     def __init__(
         self,
@@ -125,12 +125,13 @@ class Origin:
         trace: str | None = None,
         idempotency_key: str | None = None,
         claimed: ClaimedJob | None = None,
+        batch: Sequence[ClaimedJob] = (),
         queue: str = "",
         topic: str | None = None,
     ) -> None:
         self.title, self.name, self.cause = title, name, cause
         self._new_trace, self._trace, self._key = new_trace, trace, idempotency_key
-        self._claimed, self._queue, self._topic = claimed, queue, topic
+        self._claimed, self._batch, self._queue, self._topic = claimed, batch, queue, topic
 
     @property
     def trace(self) -> str:
@@ -153,9 +154,14 @@ class Origin:
     @property
     def job(self) -> Job | None:
         """The job behind this call, if one is."""
-        job = self._claimed
-        if job is None:
-            return None
+        return None if self._claimed is None else self._seen(self._claimed)
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The jobs behind this call: one, or those of a batch in the order of their payloads, or none."""
+        return tuple(map(self._seen, (self._claimed,) if self._claimed is not None else self._batch))
+
+    def _seen(self, job: ClaimedJob) -> Job:
         batch = msgspec.json.decode(job.terms, type=_OwnTerms).batch if job.terms and '"batch"' in job.terms else None
         return Job(
             id=job.id,

@@ -17,7 +17,7 @@ from chimpbase._app.db_client import DbClient, SyncDb
 from chimpbase._app.definitions import Action, Step
 from chimpbase._app.kv_client import KvClient
 from chimpbase._app.kv_sync import SyncKv
-from chimpbase._app.origin import RunningJob, SyncRunningJob, running
+from chimpbase._app.origin import Job, RunningJob, SyncRunningJob, running
 from chimpbase._app.pubsub_client import PubSubClient, SyncPubSub
 from chimpbase._app.queue_client import QueueClient, SyncQueue
 from chimpbase._app.stream_client import StreamClient
@@ -55,6 +55,8 @@ class AsyncContext(AsyncClients, Protocol):
     """The ctx of which a SyncCtx is the blocking face."""
 
     @property
+    def jobs(self) -> tuple[Job, ...]: ...
+    @property
     def job(self) -> RunningJob: ...
     @property
     def idempotency_key(self) -> str: ...
@@ -81,6 +83,11 @@ class SyncCtx:
         self.cron = SyncCron(lambda: ctx.cron, wait)
         self.stream = SyncStream(lambda: ctx.stream, wait)
         self.collection = SyncCollections(lambda: ctx.collection, wait)
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """See `Ctx.jobs`."""
+        return self._ctx.jobs
 
     @property
     def job(self) -> SyncRunningJob:

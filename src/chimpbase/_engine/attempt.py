@@ -5,14 +5,14 @@ An attempt is settled once: in the handler's own transaction through `settle`, o
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from chimpbase._core.errors import LeaseLost
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.retry import Retry
-from chimpbase._core.values import ClaimedJob, ProcessId, QueueId, QueueKind
+from chimpbase._core.values import ClaimedJob, JobId, ProcessId, QueueId, QueueKind
 from chimpbase._engine.failures import error_record
 from chimpbase._pg.connection import Connection
 from chimpbase._store import cancels, jobs
@@ -41,37 +41,58 @@ class Attempt:
         Raises:
             LeaseLost: the job is held by nobody or by another attempt; the caller must roll back.
         """
-        job = self.job
+        await settle(connection, [self], [outcome])
+
+
+async def settle(connection: Connection, attempts: Sequence[Attempt], outcomes: Sequence[Outcome]) -> None:
+    """Write the ends of attempts of one process, each with its outcome, as the last thing of the caller's transaction.
+
+    Raises:
+        LeaseLost: one of the jobs is held by nobody or by another attempt; the caller must roll back.
+    """
+    process, held = attempts[0].process, set[JobId]()
+    done: list[jobs.Finished] = []
+    cancelled: list[cancels.Cancelled] = []
+    later: list[jobs.PutOff] = []
+    dead: list[jobs.Dead] = []
+    for attempt, outcome in zip(attempts, outcomes, strict=True):
+        job = attempt.job
         match outcome:
             case None:
-                done = jobs.Finished(job.id, job.attempt, "completed", self.result)
-                held = await jobs.finish(connection, process=self.process, jobs=[done])
+                done.append(jobs.Finished(job.id, job.attempt, "completed", attempt.result))
             case Cancel(reason=reason):
-                cancelled = cancels.Cancelled(job.id, job.attempt, reason)
-                held = await cancels.finish(connection, process=self.process, jobs=[cancelled])
+                cancelled.append(cancels.Cancelled(job.id, job.attempt, reason))
             case Snooze(for_=delay):
-                later = jobs.PutOff(job.id, job.attempt, delay, charged=False, error=None)
-                held = await jobs.put_off(connection, process=self.process, jobs=[later])
+                later.append(jobs.PutOff(job.id, job.attempt, delay, charged=False, error=None))
             case DeadLetter(reason=reason):
-                dead = jobs.Dead(
-                    id=job.id,
-                    attempt=job.attempt,
-                    reason="rejected",
-                    error=error_record(job.charged, "DeadLetter", reason),
-                )
-                held = await jobs.dead_letter(connection, process=self.process, jobs=[dead])
-        if not held:
+                error = error_record(job.charged, "DeadLetter", reason)
+                dead.append(jobs.Dead(id=job.id, attempt=job.attempt, reason="rejected", error=error))
+    if done:
+        held |= await jobs.finish(connection, process=process, jobs=done)
+    if cancelled:
+        held |= await cancels.finish(connection, process=process, jobs=cancelled)
+    if later:
+        held |= await jobs.put_off(connection, process=process, jobs=later)
+    if dead:
+        held |= await jobs.dead_letter(connection, process=process, jobs=dead)
+    for attempt in attempts:
+        if attempt.job.id not in held:
             raise LeaseLost(
-                f"job {job.id} of queue {self.queue_name!r}: attempt {job.attempt} no longer holds its lease"
+                f"job {attempt.job.id} of queue {attempt.queue_name!r}: attempt {attempt.job.attempt} no longer "
+                "holds its lease"
             )
 
 
 Handler = Callable[[Attempt], Awaitable[Outcome]]
+BatchHandler = Callable[[Sequence[Attempt]], Awaitable[Sequence[Outcome]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handling:
-    """How this process works one queue: `slots` attempts at a time, each for `timeout` at most."""
+    """How this process works one queue: `slots` attempts at a time, each for `timeout` at most.
+
+    With `run_batch` each slot takes up to `batch` jobs that are there, and they end in one transaction.
+    """
 
     queue: QueueId
     name: str
@@ -80,3 +101,10 @@ class Handling:
     slots: int
     retry: Retry
     timeout: timedelta | None = None
+    batch: int = 1
+    run_batch: BatchHandler | None = None
+
+    @property
+    def places(self) -> int:
+        """Jobs that can run at a time."""
+        return self.slots * self.batch

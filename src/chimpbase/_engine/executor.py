@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from time import perf_counter
+from typing import TypeVar
 
-from chimpbase._core.errors import AttemptError, AttemptTimeout, JobExpired
+from chimpbase._core.errors import AttemptError, AttemptTimeout, DatabaseError, JobExpired, OutcomeUnknown
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.text import name_and_message
 from chimpbase._core.values import ClaimedJob, JobId, ProcessId
@@ -21,7 +23,8 @@ from chimpbase._engine.finisher import Finisher
 from chimpbase._store import cancels, jobs
 
 _log = logging.getLogger("chimpbase.job")
-_NOBODY: Mapping[asyncio.Task[None], str | None] = {}
+_NOBODY: Mapping[asyncio.Task[None], cancels.Cancelled] = {}
+T = TypeVar("T")
 
 
 class Executor:
@@ -46,10 +49,10 @@ class Executor:
         *,
         process: ProcessId,
         told_to_end: Collection[asyncio.Task[None]],
-        told_to_cancel: Mapping[asyncio.Task[None], str | None] = _NOBODY,
+        told_to_cancel: Mapping[asyncio.Task[None], cancels.Cancelled] = _NOBODY,
     ) -> None:
         """Run one attempt. Cancelled together with its task's entry in `told_to_end`, it gives the job back uncharged;
-        with one in `told_to_cancel`, whose value is the reason, it ends the job as cancelled.
+        with one in `told_to_cancel`, it ends the job as cancelled.
 
         A cancellation that came from anywhere else is a failed attempt, like any other error.
         """
@@ -59,7 +62,8 @@ class Executor:
             self._failed(handling, attempt, JobExpired("the job was not begun by its not_after"))
             return
         try:
-            outcome = await (handling.run(attempt) if handling.timeout is None else _in_time(handling, attempt))
+            work = handling.run(attempt)
+            outcome = await (work if handling.timeout is None else _in_time(work, handling.timeout, (attempt,)))
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task not in told_to_end:
@@ -67,7 +71,7 @@ class Executor:
                     self._succeeded(handling, attempt, None, started_s)
                     return
                 if task is not None and task in told_to_cancel:
-                    self._cancelled(handling, attempt, told_to_cancel[task])
+                    self._cancelled(handling, attempt, told_to_cancel[task].reason)
                     return
                 self._failed(handling, attempt, _contained(error))
                 return
@@ -79,6 +83,71 @@ class Executor:
             self._failed(handling, attempt, error if isinstance(error, Exception) else _contained(error))
         else:
             self._succeeded(handling, attempt, outcome, started_s)
+
+    async def run_batch(
+        self,
+        handling: Handling,
+        claimed: Sequence[ClaimedJob],
+        *,
+        process: ProcessId,
+        told_to_end: Collection[asyncio.Task[None]],
+        told_to_cancel: Mapping[asyncio.Task[None], cancels.Cancelled] = _NOBODY,
+    ) -> None:
+        """Run one attempt of each of these jobs, together.
+
+        A batch that fails runs again in halves, at once, until what fails it is alone: only that is charged with the
+        failure. One that is cancelled for the sake of one of its jobs gives the others back, uncharged.
+        """
+        attempts = [Attempt(job=job, process=process, queue_name=handling.name) for job in claimed]
+        for attempt in attempts:
+            if attempt.job.expired:
+                self._failed(handling, attempt, JobExpired("the job was not begun by its not_after"))
+        parts = deque([[attempt for attempt in attempts if not attempt.job.expired]])
+        part: list[Attempt] = []
+        try:
+            while parts:
+                part = parts.popleft()
+                if part:
+                    parts.extendleft(reversed(await self._run_part(handling, part)))
+        except asyncio.CancelledError as error:
+            for attempt in part:
+                if attempt.settled:  # it came while the handler's COMMIT was under way
+                    self._succeeded(handling, attempt, None, perf_counter())
+            left = [attempt for one in (part, *parts) for attempt in one if not attempt.settled]
+            task = asyncio.current_task()
+            if task in told_to_end:
+                for attempt in left:
+                    self._interrupted(handling, attempt)
+                raise
+            asked = told_to_cancel.get(task) if task is not None else None
+            for attempt in left:
+                if asked is not None and (asked.id, asked.attempt) == (attempt.job.id, attempt.job.attempt):
+                    self._cancelled(handling, attempt, asked.reason)
+                elif asked is not None or attempt not in part:
+                    self._interrupted(handling, attempt)
+                else:
+                    self._failed(handling, attempt, _contained(error))
+
+    async def _run_part(self, handling: Handling, part: list[Attempt]) -> list[list[Attempt]]:
+        """Run some attempts in one transaction; the halves to try instead, when one of them may be what fails all."""
+        assert handling.run_batch is not None  # only then are there several
+        started_s = perf_counter()
+        try:
+            work = handling.run_batch(part)
+            outcomes = await (work if handling.timeout is None else _in_time(work, handling.timeout, part))
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            if len(part) > 1 and _may_be_of_one(error):
+                middle = len(part) // 2
+                return [part[:middle], part[middle:]]
+            contained = error if isinstance(error, Exception) else _contained(error)
+            for attempt in part:
+                self._failed(handling, attempt, contained)
+        else:
+            for attempt, outcome in zip(part, outcomes or [None] * len(part), strict=True):
+                self._succeeded(handling, attempt, outcome, started_s)
+        return []
 
     def _succeeded(self, handling: Handling, attempt: Attempt, outcome: Outcome, started_s: float) -> None:
         if attempt.settled:
@@ -146,19 +215,25 @@ def _contained(error: BaseException) -> AttemptError:
     return contained
 
 
-async def _in_time(handling: Handling, attempt: Attempt) -> Outcome:
-    assert handling.timeout is not None
-    timeout_s = handling.timeout.total_seconds()
+async def _in_time(work: Awaitable[T], timeout: timedelta, attempts: Sequence[Attempt]) -> T | None:
+    timeout_s = timeout.total_seconds()
     limit = asyncio.timeout(timeout_s)
     try:
         async with limit:
-            return await handling.run(attempt)
+            return await work
     except TimeoutError as error:
         if not limit.expired():
             raise
-        if attempt.settled:  # it ended in time; only its last answer was late
+        if attempts[0].settled:  # they ended in time; only the last answer was late
             return None
         raise AttemptTimeout(f"attempt took longer than {timeout_s:g} s") from error
+
+
+def _may_be_of_one(error: BaseException) -> bool:
+    """Whether the others of a batch may do better without the one that failed it."""
+    if isinstance(error, AttemptTimeout | OutcomeUnknown):
+        return False
+    return not (isinstance(error, DatabaseError) and error.transient)
 
 
 def _title(handling: Handling, job: ClaimedJob) -> str:

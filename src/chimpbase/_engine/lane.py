@@ -15,6 +15,7 @@ from time import perf_counter
 from chimpbase._core.values import ClaimedJob, JobId, ProcessId
 from chimpbase._engine.attempt import Handling
 from chimpbase._engine.executor import Executor
+from chimpbase._store import cancels
 from chimpbase._store.jobs import FROM_THE_START, Demand
 
 _AHEAD_S = 0.2
@@ -50,8 +51,9 @@ class Lane:
         self._slots: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._idle: list[asyncio.Future[None]] = []
-        self._began: dict[asyncio.Task[None], tuple[float, ClaimedJob]] = {}
-        self._told_to_cancel: dict[asyncio.Task[None], str | None] = {}
+        self._began: dict[asyncio.Task[None], tuple[float, tuple[ClaimedJob, ...]]] = {}
+        self._running = 0
+        self._told_to_cancel: dict[asyncio.Task[None], cancels.Cancelled] = {}
         self._moved_s = 0.0
         self._mean_s: float | None = None
         self._hint = FROM_THE_START
@@ -61,24 +63,24 @@ class Lane:
     @property
     def held(self) -> int:
         """Jobs leased for this lane: running and waiting for a slot."""
-        return len(self._began) + len(self._buffer)
+        return self._running + len(self._buffer)
 
     @property
     def running(self) -> int:
         """Attempts in progress."""
-        return len(self._began)
+        return self._running
 
     @property
     def free(self) -> int:
-        """Slots with nothing to do."""
-        return max(0, self.handling.slots - self.held - self.promised)
+        """Places in slots with nothing to do in them."""
+        return max(0, self.handling.places - self.held - self.promised)
 
     def demand(self) -> Demand | None:
         """What to ask of the next claim; None while there is enough."""
         now = perf_counter()
         ahead = 0 if self._stuck(now) else self._ahead()
-        room = self.handling.slots + ahead - self.held - self.promised
-        if room <= 0 or (room < max(1, min(self.handling.slots, ahead) // 2) and self.free == 0):
+        room = self.handling.places + ahead - self.held - self.promised
+        if room <= 0 or (room < max(1, min(self.handling.places, ahead) // 2) and self.free == 0):
             return None
         if self.gated or now >= self._sweep_at():
             self._hint = FROM_THE_START
@@ -138,9 +140,9 @@ class Lane:
     def cancel_job(self, job: JobId, attempt: int, *, reason: str | None) -> ClaimedJob | None:
         """Cancel one attempt if it runs here, once; if it only waits for a slot, take it back and return it."""
         for slot, (_, running) in self._began.items():
-            if running.id == job and running.attempt == attempt:
+            if any(one.id == job and one.attempt == attempt for one in running):
                 if slot not in self._told_to_cancel and slot not in self._ending:
-                    self._told_to_cancel[slot] = reason
+                    self._told_to_cancel[slot] = cancels.Cancelled(job, attempt, reason)
                     slot.cancel()
                 return None
         found = next((one for one in self._buffer if one.id == job and one.attempt == attempt), None)
@@ -191,7 +193,8 @@ class Lane:
         self._fill()
 
     async def _work(self) -> None:
-        run, handling, buffer = self._executor.run, self.handling, self._buffer
+        run, run_batch = self._executor.run, self._executor.run_batch
+        handling, buffer, batch = self.handling, self._buffer, self.handling.batch
         slot, breath = asyncio.current_task(), _BREATH
         assert slot is not None
         while True:
@@ -201,27 +204,28 @@ class Lane:
                 await waiter
                 breath = _BREATH
                 continue
-            job = buffer.popleft()
+            jobs = (buffer.popleft(),) if batch == 1 else self._next_batch()
             assert self._process is not None
             self._moved_s = began_s = perf_counter()
-            self._began[slot] = (began_s, job)
+            self._began[slot] = (began_s, jobs)
+            self._running += len(jobs)
             try:
-                await run(
-                    handling,
-                    job,
-                    process=self._process,
-                    told_to_end=self._ending,
-                    told_to_cancel=self._told_to_cancel,
-                )
+                process, ending, cancelling = self._process, self._ending, self._told_to_cancel
+                if len(jobs) == 1:
+                    await run(handling, jobs[0], process=process, told_to_end=ending, told_to_cancel=cancelling)
+                else:
+                    await run_batch(handling, jobs, process=process, told_to_end=ending, told_to_cancel=cancelling)
             finally:
                 del self._began[slot]
+                self._running -= len(jobs)
                 if self._told_to_cancel:
                     self._told_to_cancel.pop(slot, None)
                 self._learn(perf_counter() - began_s)
-                if job.suspect:
+                if jobs[0].suspect:  # such a one is always alone
                     self._on_suspect_ended()
                 if self.gated:
-                    self._on_ended(job)
+                    for job in jobs:
+                        self._on_ended(job)
                 if self._quiet is not None and not self._began and not self._quiet.done():
                     self._quiet.set_result(None)
             if slot in self._ending:  # the handler swallowed its cancellation, but this slot is over
@@ -232,6 +236,14 @@ class Lane:
             if not breath:  # handlers that never wait would keep everybody else from the loop
                 breath = _BREATH
                 await asyncio.sleep(0)
+
+    def _next_batch(self) -> tuple[ClaimedJob, ...]:
+        """The next jobs for one slot. One that may kill its process, or has failed before, goes alone."""
+        buffer, jobs = self._buffer, [self._buffer.popleft()]
+        if not _goes_alone(jobs[0]):
+            while buffer and len(jobs) < self.handling.batch and not _goes_alone(buffer[0]):
+                jobs.append(buffer.popleft())
+        return tuple(jobs)
 
     def _learn(self, seconds: float) -> None:
         mean_s = self._mean_s
@@ -245,7 +257,7 @@ class Lane:
         """How many jobs may wait for a slot. None where a job may be tried only once: a crash charges all it holds."""
         if self._mean_s is None or self.gated or self.handling.retry.max_attempts == 1:
             return 0
-        return min(_MOST_AHEAD, int(self.handling.slots * _AHEAD_S / max(self._mean_s, 1e-6)))
+        return min(_MOST_AHEAD, int(self.handling.places * _AHEAD_S / max(self._mean_s, 1e-6)))
 
     def _stuck(self, now: float) -> bool:
         """Whether something that runs has run for so long that what it took before says nothing."""
@@ -254,3 +266,7 @@ class Lane:
     def _sweep_at(self) -> float:
         rest_s = 20 * self._sweep_cost_s if self._fell_short else max(_SWEEP_S, 20 * self._sweep_cost_s)
         return self._swept_s + rest_s
+
+
+def _goes_alone(job: ClaimedJob) -> bool:
+    return job.suspect or job.charged > 1

@@ -1,0 +1,71 @@
+"""Handlers of batches: several jobs of a queue in one call and one transaction, `@worker(..., batch=500)`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from chimpbase._app.backstage import Backstage
+from chimpbase._app.ctx import Ctx
+from chimpbase._app.definitions import Worker
+from chimpbase._app.invoke import in_thread
+from chimpbase._app.origin import Origin
+from chimpbase._app.unit import Unit
+from chimpbase._core.errors import UsageError
+from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
+from chimpbase._engine.attempt import Attempt, BatchHandler, Outcome, settle
+
+_OUTCOMES = (Snooze, Cancel, DeadLetter)
+
+
+def batch_handler(backstage: Backstage, definition: Worker[Any, Any]) -> BatchHandler:
+    """What runs attempts of this worker together: the outcome of each."""
+    title, codec = definition.title, definition.queue.codec
+    subject, cause = f"payload of queue {definition.name!r}", f"{definition.kind}:{definition.name}"
+
+    async def run(attempts: Sequence[Attempt]) -> Sequence[Outcome]:
+        payloads: list[Any] = []
+        for attempt in attempts:
+            payloads.append(codec.decode(attempt.job.payload, subject=subject))
+            attempt.was_read = True
+        origin = Origin(
+            title=title,
+            name=definition.name,
+            cause=cause,
+            new_trace=backstage.new_trace,
+            batch=[attempt.job for attempt in attempts],
+            queue=definition.name,
+        )
+        unit = Unit(backstage.db, title=title, transaction=definition.transaction)
+        ctx = Ctx(backstage, unit.root, origin)
+        untouched = False
+        try:
+            if definition.is_async:
+                returned = await definition.function(ctx, payloads)
+            else:
+                returned = await in_thread(backstage, definition.function, ctx, (payloads,), {})
+            outcomes = _each(returned, len(attempts), title)
+            untouched = unit.end_untouched()
+            if not untouched:
+                await unit.commit(lambda connection: settle(connection, attempts, outcomes))
+        finally:
+            for attempt in attempts:
+                attempt.settled = unit.committed
+            if not (untouched or unit.committed):
+                await unit.rollback()
+        return outcomes
+
+    return run
+
+
+def _each(returned: object, count: int, title: str) -> list[Outcome]:
+    if returned is None or isinstance(returned, _OUTCOMES):
+        return [returned] * count
+    if isinstance(returned, list | tuple):
+        outcomes = cast("Sequence[object]", returned)
+        if len(outcomes) == count and all(one is None or isinstance(one, _OUTCOMES) for one in outcomes):
+            return cast("list[Outcome]", list(outcomes))
+    raise UsageError(
+        f"{title} returned {returned!r:.60}. A batch handler returns None, an outcome for all its jobs, or a list with "
+        "one or None for each payload."
+    )
