@@ -188,3 +188,48 @@ async def test_a_batch_that_fails_has_no_end(start: Start, outside: asyncpg.Conn
         await until(lambda: is_idle(outside))
     assert ran == ["a"]
     assert await outside.fetchval("select count(*) from chimpbase.job_after") == 0
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("delay", [0, 3600])
+async def test_cancelling_a_job_that_waits_tells_those_that_need_it_in_the_same_transaction(
+    start: Start, outside: asyncpg.Connection, kept: bool, delay: float
+) -> None:
+    app = App("after")
+
+    @app.worker("plain", retention=3600 if kept else None)
+    async def plain(ctx: Ctx, name: str) -> None: ...
+
+    # nobody works, so no sweep helps
+    async with start(app, workers=False):
+        async with app.transaction() as ctx:
+            need = await ctx.queue.enqueue("plain", "need", delay=delay)
+            other = await ctx.queue.enqueue("plain", "other", delay=3600)
+            freed = await ctx.queue.enqueue("plain", "freed", after=[need])
+            refused = await ctx.queue.enqueue("plain", "refused", after=[need, other], after_failed="cancel")
+            further = await ctx.queue.enqueue("plain", "further", after=[refused], after_failed="cancel")
+            async with ctx.queue.batch(on_done=("plain", "counted")) as batch:
+                member = await batch.enqueue("plain", "member", delay=delay)
+        with pytest.raises(OSError, match="rolled back"):
+            async with app.transaction() as ctx:
+                await ctx.queue.cancel(need)
+                raise OSError("rolled back")
+        assert await outside.fetchval("select count(*) from chimpbase.job_after where needs = $1", int(need)) == 2
+        async with app.transaction() as ctx:
+            assert await ctx.queue.cancel(need) == "cancelled"
+            assert await ctx.queue.cancel(member) == "cancelled"
+        assert await outside.fetchval("select count(*) from chimpbase.job_after") == 0
+        due = "select due_at <> 'infinity' from chimpbase.job_later where id = $1"
+        assert await outside.fetchval(due, int(freed))
+        gone = "select count(*) from chimpbase.job_later where id = any($1)"
+        assert await outside.fetchval(gone, [int(refused), int(further)]) == 0
+        count = "select terms::jsonb #>> '{batch,cancelled}' from chimpbase.job_later where payload = '\"counted\"'"
+        assert await outside.fetchval(count) == "1"
+
+
+async def test_a_job_that_is_cancelled_needs_nobody_any_more(start: Start, outside: asyncpg.Connection) -> None:
+    async with start(app_with([]), workers=False) as runtime:
+        need = await runtime.ctx.queue.enqueue("work", "need")
+        dependent = await runtime.ctx.queue.enqueue("work", "dependent", after=[need])
+        assert await runtime.ctx.queue.cancel(dependent) == "cancelled"
+        assert await outside.fetchval("select count(*) from chimpbase.job_after") == 0

@@ -837,6 +837,11 @@ begin
     select gone.queue into cancel_job.queue from gone;
     if found then
       delete from chimpbase.job_cancel c where c.job = cancel_job.job;
+      -- it needs nobody any more, and whoever needs it is told: here, for without retention no trace is left for a sweep
+      delete from chimpbase.job_after a where a.job = cancel_job.job;
+      if exists (select from chimpbase.job_after a where a.needs = cancel_job.job) then
+        perform chimpbase.resolve(array[cancel_job.job], array['cancelled']);
+      end if;
       outcome := 'cancelled';
       return;
     end if;
