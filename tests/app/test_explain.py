@@ -216,3 +216,41 @@ async def test_who_holds_everybody_back_is_named(
     assert "application 'a report', user" in caplog.text
     assert "idle in transaction" in caplog.text
     await db.close(grace=timedelta(seconds=1))
+
+
+async def test_a_job_that_waits_for_others_names_them_and_where_they_are(
+    start: Start, outside: asyncpg.Connection
+) -> None:
+    async with start(App("a", register=[mail])) as runtime:
+        queue = runtime.ctx.queue
+        bad = await queue.enqueue("mail", 1, delay=3600)
+        first, *rest = await queue.enqueue_many("mail", range(4), delay=3600)
+        one = await queue.enqueue("mail", 1, after=[first])
+        some = await queue.enqueue("mail", 1, after=[first, rest[0]])
+        many = await queue.enqueue("mail", 1, after=[first, *rest, bad])
+        begin = f"Job {one} of queue 'mail' waits for "
+        why = await queue.explain(one)
+        assert (why.state, why.summary) == ("waiting", begin + f"job {first} (waiting).")
+        assert why.facts["needs"] == {str(first): "waiting"}
+        assert str(await queue.explain(some)).endswith(f"waits for job {first} (waiting) and job {rest[0]} (waiting).")
+        # the last one enqueued of those needed is the one that a person must do something about
+        await outside.execute(
+            "with gone as (delete from chimpbase.job_later where id = $1 returning *) insert into chimpbase.job_dead "
+            "(id, enqueued_at, queue, attempt, reason, payload) "
+            "select id, enqueued_at, queue, 1, 'exhausted', payload from gone",
+            int(rest[2]),
+        )
+        why = await queue.explain(many)
+        assert why.summary.endswith(
+            f"waits for job {rest[2]} (dead letter: redrive it, or cancel this job), job {bad} (waiting), "
+            f"job {first} (waiting) and 2 others."
+        )
+        assert (why.facts["needs_total"], len(why.facts["needs"])) == (5, 5)
+        await queue.cancel(rest[1])
+        assert str(await queue.explain(many)).endswith("and 1 other.")
+        async with queue.batch(on_done=("mail", 1)) as batch:
+            member = await batch.enqueue("mail", 1, delay=3600)
+            follower = await outside.fetchval("select job from chimpbase.job_after where job = needs")
+            assert str(await queue.explain(follower)).endswith(
+                f"waits for job {member} (waiting) and the batch that it follows to be closed."
+            )

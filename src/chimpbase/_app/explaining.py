@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,25 @@ from chimpbase._core.explanation import ExplainedState, Explanation
 from chimpbase._core.values import JobId
 from chimpbase._pg.db import Queryable
 from chimpbase._store import explain, gates
-from chimpbase._store.explain import Whereabouts
+from chimpbase._store.explain import Need, Whereabouts
 
 if TYPE_CHECKING:
     from chimpbase._app.stage import Stage
 
 _SECOND = timedelta(seconds=1)
+#: How many of the jobs that one waits for are looked at, and how many are named in its sentence.
+_NEEDS, _NAMED = 100, 3
 _UNKNOWN = (
     "There is no job {}: it was never enqueued, the transaction that enqueued it has not committed, or it is done and "
     "its history is gone."
 )
+
+_NEED = {
+    "dead": "dead letter: redrive it, or cancel this job",
+    "completed": "completed, which is about to be noticed",
+    "cancelled": "cancelled, which is about to be noticed",
+    "gone": "done, which is about to be noticed",
+}
 
 
 class Explaining:
@@ -67,7 +76,8 @@ async def explain_job(connection: Queryable, id: JobId) -> Explanation:
         case "done" | "dead":
             state, why = _ended(found, facts)
         case "later":
-            state, why = _later(found, facts)
+            needs = await explain.list_needs(connection, job=id, most=_NEEDS) if found.due_at is None else []
+            state, why = _needing(id, needs, facts) if needs else _later(found, facts)
         case "gate":
             state, why = await _at_gate(connection, id, found, facts)
         case "job":
@@ -119,6 +129,19 @@ def _later(found: Whereabouts, facts: dict[str, Any]) -> tuple[ExplainedState, s
         facts |= {"error_type": found.error_type, "error": found.error}
         return "retrying", f"waits {when}, because attempt {found.attempts} failed: {_first_line(found.error)}"
     return "delayed", f"is not due {when}"
+
+
+def _needing(id: JobId, needs: Sequence[Need], facts: dict[str, Any]) -> tuple[ExplainedState, str]:
+    others = [need for need in needs if need.job != id]
+    total = needs[0].total - (len(needs) - len(others))
+    facts |= {"needs": {str(need.job): need.state for need in others}, "needs_total": total}
+    parts = [f"job {need.job} ({_NEED.get(need.state, need.state)})" for need in others[:_NAMED]]
+    if total > len(parts):
+        parts.append("1 other" if total - len(parts) == 1 else f"{total - len(parts)} others")
+    if len(others) < len(needs):
+        facts["batch_open"] = True
+        parts.append("the batch that it follows to be closed")
+    return "waiting", "waits for " + " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
 
 
 def _running(found: Whereabouts, facts: dict[str, Any]) -> tuple[ExplainedState, str]:

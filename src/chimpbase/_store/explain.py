@@ -59,6 +59,15 @@ class Whereabouts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """A job that another waits for, and where it is; `total` is how many there are."""
+
+    job: JobId
+    state: Literal["waiting", "running", "completed", "cancelled", "dead", "gone"]
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
     """A session with an open transaction; `age_s` is since it began."""
 
@@ -73,6 +82,11 @@ async def find(connection: Queryable, *, job: JobId) -> Whereabouts | None:
     """Where a job is; None when nobody knows it."""
     row = await connection.fetch_one(*_SQL.find.bind(job=job))
     return Whereabouts(**dict(row)) if row else None
+
+
+async def list_needs(connection: Queryable, *, job: JobId, most: int) -> list[Need]:
+    """What a job waits for, dead letters first; at most so many of them."""
+    return [Need(**dict(row)) for row in await connection.fetch(*_SQL.list_needs.bind(job=job, most=most))]
 
 
 async def find_holder(connection: Queryable, *, xid: str) -> Holder | None:

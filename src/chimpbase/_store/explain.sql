@@ -63,6 +63,20 @@ join chimpbase.queue on queue.id = here.queue
 left join chimpbase.process on process.id = here.process
 left join chimpbase.job_cancel on job_cancel.job = :job;
 
+-- name: list_needs
+-- What a job waits for: dead letters first, then as they were enqueued, with where each is; at most `most` of `total`. One
+-- that is the job itself stands for the batch that it follows being open.
+select needs.id as job, coalesce(chimpbase.job_state(needs.id), 'gone') as state, needs.total
+from (
+  select job_after.needs as id, job_dead.id is not null as is_dead, count(*) over () as total
+  from chimpbase.job_after
+  left join chimpbase.job_dead on job_dead.id = job_after.needs
+  where job_after.job = :job
+  order by job_dead.id is not null desc, job_after.needs
+  limit :most
+) as needs
+order by needs.is_dead desc, needs.id;
+
 -- name: find_holder
 -- Whose transaction this is, if it is open: the one that has locked a job's row, for others pass it by.
 select activity.pid, activity.application_name as application, activity.usename::text as user,
