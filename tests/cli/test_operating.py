@@ -141,3 +141,51 @@ async def test_on_a_terminal_it_asks_and_shows_how_far_it_is(
 async def test_a_watch_shows_it_again_and_again(cli: Cli, project: Path, dsn: str) -> None:
     with Running("queue", "stats", "--watch", cwd=project, env={"DATABASE_URL": dsn}) as running:
         await until(lambda: running.output.count("READY") >= 2, deadline_s=20)
+
+
+async def test_jobs_are_held_by_their_payload_until_the_strike_is_lifted(
+    cli: Cli, database: asyncpg.Connection
+) -> None:
+    job = str(await database.fetchval("select id from chimpbase.job"))
+    assert (
+        cli("queue", "strike", "slow", "--payload", "0.0", "--reason", "it\nfloods us").stdout == "strike 1 of slow\n"
+    )
+    (listed,) = json.loads(cli("queue", "strikes", "-o", "json").stdout)
+    assert (listed["id"], listed["queue"], listed["payload"], listed["reason"]) == (1, "slow", 0.0, "it\nfloods us")
+    assert "@" in listed["created_by"]
+    assert "slow" in cli("queue", "strikes").stdout.splitlines()[1]
+    assert "is held by strike 1" in cli("why", job).stdout
+    assert cli("queue", "lift", "1").stdout == "lifted strike 1\n"
+    assert "is ready" in cli("why", job).stdout
+    assert cli("queue", "strikes", "-o", "json").stdout.strip() == "[]"
+    again = json.loads(cli("queue", "strike", "slow", "--payload", '{"tenant": 7}', "-o", "json").stdout)
+    assert again == {"strike": 2, "queue": "slow", "payload": {"tenant": 7}}
+    assert json.loads(cli("queue", "lift", "2", "-o", "json").stdout) == {"strike": 2, "lifted": True}
+    assert cli("queue", "lift", "2").returncode == 3
+    assert cli("queue", "lift", "0").returncode == 2
+    assert cli("queue", "strike", "slow").returncode == 2
+    wrong = cli("queue", "strike", "slow", "--payload", "{tenant: 7}")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "is not JSON" in wrong.stderr
+    assert "did you mean 'slow'" in cli("queue", "strike", "slwo", "--payload", "{}").stderr
+
+
+async def test_what_acts_answers_with_json_when_asked_to(cli: Cli, database: asyncpg.Connection) -> None:
+    def answer(*words: str, code: int = 0) -> Any:
+        run = cli(*words, "-o", "json")
+        assert run.returncode == code, run.stderr
+        return json.loads(run.stdout)
+
+    job = await database.fetchval("select id from chimpbase.job")
+    await bury(database, 3)
+    assert answer("queue", "pause", "slow") == {"queue": "slow", "paused": True}
+    assert answer("queue", "resume", "slow") == {"queue": "slow", "paused": False}
+    assert answer("queue", "limit", "slow", "--concurrency", "5") == {"queue": "slow", "limits": {"concurrency": 5}}
+    assert answer("queue", "limit", "slow", "--lift") == {"queue": "slow", "limits": {}}
+    assert answer("job", "retry", "1001") == [{"job": 1001, "outcome": "redriven", "error": None}]
+    assert answer("job", "redrive", "1002") == {"redriven": 1}
+    assert answer("queue", "purge", "slow", "--all", "--yes") == {"queue": "slow", "purged": 1}
+    done, unknown = answer("job", "cancel", str(job), "999999", code=3)
+    assert done == {"job": job, "outcome": "cancelled", "error": None}
+    assert (unknown["job"], unknown["outcome"]) == (999999, None)
+    assert "999999" in unknown["error"]

@@ -111,7 +111,7 @@ chimpbase call report day=2026-11-23 | jq .total
 """,
     ),
     "queue": Help(
-        "Look at queues, and pause, resume and limit them.",
+        "Look at queues, pause and limit them, hold jobs of them.",
         """
 The queues of the database: those of workers, and subscription:NAME, cron:NAME
 and workflow:NAME@VERSION. Needs the project for its database, but not the app's
@@ -123,6 +123,9 @@ chimpbase queue stats --watch
 chimpbase queue pause mail.send --reason "the provider is down"
 chimpbase queue resume mail.send
 chimpbase queue limit mail.send --concurrency 5 --rate 100/1m
+chimpbase queue strike mail.send --payload '{"tenant": 7}' --reason "it floods us"
+chimpbase queue strikes
+chimpbase queue lift 3
 chimpbase queue purge mail.send --until 7d --yes
 """,
         {
@@ -131,6 +134,9 @@ chimpbase queue purge mail.send --until 7d --yes
             "pause": "Hand out no more jobs of a queue.",
             "resume": "Let a paused queue go on.",
             "limit": "Set limits of a queue over those of code.",
+            "strike": "Hold jobs by what their payload contains.",
+            "strikes": "List the strikes in force.",
+            "lift": "Let go of what a strike holds.",
             "purge": "Delete dead letters of a queue.",
         },
     ),

@@ -78,18 +78,20 @@ def why(id: Id, /, *, app: op.App = None, output: Output = "table") -> int:
     return NOT_FOUND if found.state == "unknown" else 0
 
 
-def retry(*ids: Ids, app: op.App = None) -> int:
+def retry(*ids: Ids, app: op.App = None, output: Output = "table") -> int:
     """Run jobs now that are dead, or that wait for their time."""
-    return _each(app, ids, lambda ctx, job: ctx.queue.retry(job))
+    return _each(app, ids, lambda ctx, job: ctx.queue.retry(job), output=output)
 
 
 def cancel(
     *ids: Ids,
     reason: Annotated[str | None, Parameter(help="Why, for whoever asks later.")] = None,
     app: op.App = None,
+    output: Output = "table",
 ) -> int:
     """Cancel jobs: those that wait at once, those that run at their next await."""
-    return _each(app, ids, lambda ctx, job: ctx.queue.cancel(job, reason=reason or f"by {op.operator()}"))
+    why = reason or f"by {op.operator()}"
+    return _each(app, ids, lambda ctx, job: ctx.queue.cancel(job, reason=why), output=output)
 
 
 def redrive(
@@ -105,6 +107,7 @@ def redrive(
     everything: op.Everything = False,
     yes: op.Yes = False,
     app: op.App = None,
+    output: Output = "table",
 ) -> int:
     """Give dead letters new attempts, the oldest first."""
     given = op.dead_filter(queue=queue, reason=reason, error=error, since=since, until=until, payload=payload, ids=ids)
@@ -116,10 +119,11 @@ def redrive(
         with op.progress("redriving", total) as done:
             return await ctx.queue.redrive(rate=rate, limit=limit, everything=everything, on_progress=done, **given)
 
-    return op.told(f"redriven {op.ask(app, work, transaction=False)}")
+    redriven = op.ask(app, work, transaction=False)
+    return op.told(f"redriven {redriven}", output=output, redriven=redriven)
 
 
-def _each(app: str | None, ids: tuple[int, ...], deed: Callable[[Ctx, int], Awaitable[str]]) -> int:
+def _each(app: str | None, ids: tuple[int, ...], deed: Callable[[Ctx, int], Awaitable[str]], *, output: Output) -> int:
     if not ids:
         raise CommandFailed("Name at least one job by its id.", code=USAGE)
 
@@ -133,15 +137,22 @@ def _each(app: str | None, ids: tuple[int, ...], deed: Callable[[Ctx, int], Awai
         return answers
 
     answers = op.ask(app, work, transaction=False)
+    if output == "json":
+        print(to_json([_answer(id, answer) for id, answer in answers]))
     for id, answer in answers:
         if answer.startswith("! "):
             op.warn(answer.removeprefix("! "))
-        else:
+        elif output != "json":
             print(f"{id} {answer}")
     failed = [answer for _, answer in answers if answer.startswith("! ")]
     if not failed:
         return 0
     return NOT_FOUND if all(answer.startswith("! No ") for answer in failed) else FAILURE
+
+
+def _answer(id: int, answer: str) -> dict[str, Any]:
+    failed = answer.startswith("! ")
+    return {"job": id, "outcome": None if failed else answer, "error": answer.removeprefix("! ") if failed else None}
 
 
 def _record(found: Explanation) -> dict[str, Any]:

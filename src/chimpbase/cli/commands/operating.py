@@ -13,13 +13,14 @@ import sys
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
 from chimpbase import Ctx, errors
 from chimpbase.cli.commands.options import AppName
 from chimpbase.cli.failures import FAILURE, USAGE, CommandFailed, say
+from chimpbase.cli.logs import to_json
 from chimpbase.cli.paint import columns
 from chimpbase.cli.without_code import on_database
 
@@ -169,9 +170,9 @@ def operator() -> str:
         return f"somebody@{socket.gethostname()}"
 
 
-def told(sentence: str) -> int:
-    """Say what was done, and end well."""
-    print(sentence)
+def told(sentence: str, *, output: Literal["table", "json"] = "table", **record: Any) -> int:
+    """Say what was done, to people or as the `record` of it, and end well."""
+    print(to_json(record) if output == "json" else sentence)
     return 0
 
 

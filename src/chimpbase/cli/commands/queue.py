@@ -1,7 +1,8 @@
-"""`chimpbase queue`: look at queues, pause and resume them, limit them, delete their dead letters."""
+"""`chimpbase queue`: look at queues, pause and limit them, hold jobs of them, delete their dead letters."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -13,6 +14,8 @@ from chimpbase.cli.commands import operating as op
 from chimpbase.cli.commands.options import Output
 from chimpbase.cli.failures import USAGE, CommandFailed
 from chimpbase.cli.logs import to_json, visible
+
+Why = Annotated[str | None, Parameter(help="Why, for whoever asks later.")]
 
 
 def ls(*, app: op.App = None, output: Output = "table", watch: op.Watch = False) -> int:
@@ -58,18 +61,19 @@ def pause(
     queue: op.QueueName,
     /,
     *,
-    reason: Annotated[str | None, Parameter(help="Why, for whoever asks later.")] = None,
+    reason: Why = None,
     app: op.App = None,
+    output: Output = "table",
 ) -> int:
     """Hand out no more jobs of a queue until it is resumed. What runs goes on."""
     op.ask(app, lambda ctx: ctx.queue.pause(queue, reason=reason, by=op.operator()))
-    return op.told(f"paused {visible(queue)}")
+    return op.told(f"paused {visible(queue)}", output=output, queue=queue, paused=True)
 
 
-def resume(queue: op.QueueName, /, *, app: op.App = None) -> int:
+def resume(queue: op.QueueName, /, *, app: op.App = None, output: Output = "table") -> int:
     """Let a paused queue go on."""
     op.ask(app, lambda ctx: ctx.queue.resume(queue))
-    return op.told(f"resumed {visible(queue)}")
+    return op.told(f"resumed {visible(queue)}", output=output, queue=queue, paused=False)
 
 
 def limit(
@@ -83,6 +87,7 @@ def limit(
     lift: Annotated[bool, Parameter(negative=(), help="No limits at all, whatever code says.")] = False,
     reset: Annotated[bool, Parameter(negative=(), help="What code says, again.")] = False,
     app: op.App = None,
+    output: Output = "table",
 ) -> int:
     """Set limits of a queue over those that code declares. Held everywhere at once."""
     fields: dict[str, Any] = {
@@ -98,9 +103,19 @@ def limit(
         limits = Limits(**given) if given else "lifted" if lift else None
     except errors.UsageError as error:
         raise CommandFailed(str(error), code=USAGE) from None
-    op.ask(app, lambda ctx: ctx.queue.limit(queue, limits))
+
+    async def work(ctx: Ctx) -> QueueView | None:
+        await ctx.queue.limit(queue, limits)
+        if output != "json":
+            return None
+        return next((one for one in await ctx.queue.list_queues() if one.name == queue), None)
+
+    now = op.ask(app, work)
     return op.told(
-        f"{'limited' if given else 'lifted the limits of' if lift else 'reset the limits of'} {visible(queue)}"
+        f"{'limited' if given else 'lifted the limits of' if lift else 'reset the limits of'} {visible(queue)}",
+        output=output,
+        queue=queue,
+        limits=dict(now.limits) if now else {},
     )
 
 
@@ -117,6 +132,7 @@ def purge(
     everything: op.Everything = False,
     yes: op.Yes = False,
     app: op.App = None,
+    output: Output = "table",
 ) -> int:
     """Delete dead letters of a queue, for good."""
     given = op.dead_filter(queue=None, reason=reason, error=error, since=since, until=until, payload=payload)
@@ -127,7 +143,52 @@ def purge(
         with op.progress("purging", total) as done:
             return await ctx.queue.purge(queue=queue, limit=limit, on_progress=done, **given)
 
-    return op.told(f"purged {op.ask(app, work, transaction=False)}")
+    purged = op.ask(app, work, transaction=False)
+    return op.told(f"purged {purged}", output=output, queue=queue, purged=purged)
+
+
+def strike(
+    queue: op.QueueName,
+    /,
+    *,
+    payload: Annotated[str, Parameter(help="JSON that the payloads of the jobs contain; {} is in every object.")],
+    reason: Why = None,
+    app: op.App = None,
+    output: Output = "table",
+) -> int:
+    """Hold all jobs of a queue whose payload contains something, later ones too."""
+    filter = op.read_json(payload)
+    id = op.ask(app, lambda ctx: ctx.queue.strike(queue, filter, reason=reason, by=op.operator()))
+    return op.told(f"strike {id} of {visible(queue)}", output=output, strike=id, queue=queue, payload=filter)
+
+
+def strikes(*, app: op.App = None, output: Output = "table", watch: op.Watch = False) -> int:
+    """List the strikes in force, the oldest first."""
+
+    async def show(ctx: Ctx) -> str:
+        found = await ctx.queue.list_strikes()
+        if output == "json":
+            return to_json([{**asdict(one), "created_at": one.created_at.isoformat()} for one in found])
+        rows = [
+            (str(one.id), visible(one.queue), visible(to_json(one.payload)), op.local(one.created_at),
+             visible(one.created_by or ""), visible(one.reason or ""))
+            for one in found
+        ]  # fmt: skip
+        return op.table(("ID", "QUEUE", "PAYLOAD", "SINCE", "BY", "REASON"), rows)
+
+    return op.watch(app, show, again=watch)
+
+
+def lift(
+    strike: Annotated[int, Parameter(name="ID", help="The strike, by its id.")],
+    /,
+    *,
+    app: op.App = None,
+    output: Output = "table",
+) -> int:
+    """Let go of what a strike holds."""
+    op.ask(app, lambda ctx: ctx.queue.lift_strike(strike))
+    return op.told(f"lifted strike {strike}", output=output, strike=strike, lifted=True)
 
 
 def _rate(text: str | None, option: str) -> Rate | None:
