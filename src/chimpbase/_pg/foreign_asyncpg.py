@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from chimpbase._core.errors import UsageError
+from chimpbase._core.errors import Unreachable, UsageError
 from chimpbase._pg.foreign import JSON_OIDS, PROBE, Answer, is_text
 from chimpbase._pg.foreign_sql import json_text
 
@@ -18,10 +18,15 @@ class AsyncpgDriver:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        # what a pool lends is a shell around the connection, and is emptied when the pool takes that back
+        self._lent = getattr(connection, "_con", None)
         self._takes_text: dict[int, bool] | None = None
 
     def check(self) -> None:
         """See `ForeignDriver`; the driver knows from the server's last answer."""
+        if self._lent is not None and self._lent.is_closed():
+            # a pool takes back one that is lost as soon as the loop hears of it, and then says only that it has
+            raise Unreachable("The bound asyncpg connection is gone: it was closed or lost.", sqlstate="08006")
         if not self._connection.is_in_transaction():
             raise UsageError(
                 "No transaction is open on the bound asyncpg connection, so there is nothing to ride. Use it inside "

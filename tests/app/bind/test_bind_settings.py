@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -16,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from chimpbase import App, Ctx, SyncCtx
 from chimpbase._core.errors import DatabaseError, QueryError, Unreachable, UsageError
-from tests.app.bind.callers import Asyncpg, AsyncpgPool, Caller, Django, calling, sqlalchemy_url
+from tests.app.bind.callers import Asyncpg, Caller, Django, calling, sqlalchemy_url
 from tests.app.bind.shop import Ship, ships
 from tests.running import left_over
 
@@ -159,12 +160,45 @@ async def test_a_connection_that_is_gone_is_unreachable(app: App, caller: Caller
     await caller.begin()
     pid = await caller.do(ctx.db.fetch_value, "select pg_backend_pid()")
     await outside.execute("select pg_terminate_backend($1, 5000)", pid)
-    # a pool takes a dead connection back at once, and then it says only that
-    with pytest.raises(QueryError if isinstance(caller, AsyncpgPool) else Unreachable):
+    with pytest.raises(Unreachable):
         await caller.do(ctx.queue.enqueue, ships, Ship("a"))
     with pytest.raises((DatabaseError, UsageError)):
         await caller.do(ctx.queue.enqueue, ships, Ship("a"))
     assert await left_over(outside) == {}
+
+
+async def test_a_pools_connection_that_is_gone_is_unreachable_before_and_after_the_pool_hears_of_it(
+    app: App, dsn: str, outside: asyncpg.Connection
+) -> None:
+    pool = await asyncpg.create_pool(dsn, min_size=1, max_size=1)
+    for heard in (False, True):
+        connection = await pool.acquire()
+        ctx: Any = app.bind(connection)
+        await connection.execute("begin")
+        pid = connection.get_server_pid()
+        if heard:
+            lost = asyncio.Event()
+            connection.add_termination_listener(lambda *_, lost=lost: lost.set())
+            await outside.execute("select pg_terminate_backend($1, 5000)", pid)
+            await asyncio.wait_for(lost.wait(), 10)
+        else:
+            # with a driver that blocks, so that this loop hears nothing of it
+            with psycopg.connect(dsn, autocommit=True) as killer:
+                killer.execute("select pg_terminate_backend(%s, 5000)", [pid])
+        for _ in range(2):
+            with pytest.raises(Unreachable):
+                await ctx.queue.enqueue(ships, Ship("a"))
+        await pool.release(connection)
+    await pool.close()
+    assert await left_over(outside) == {}
+
+
+async def test_a_connection_given_back_to_its_pool_is_not_called_unreachable(app: App, dsn: str) -> None:
+    async with asyncpg.create_pool(dsn, min_size=1, max_size=1) as pool:
+        async with pool.acquire() as connection:
+            ctx = app.bind(connection)
+        with pytest.raises(QueryError, match="released"):
+            await ctx.queue.enqueue(ships, Ship("a"))
 
 
 async def test_a_database_without_our_schema_is_told_of(app: App, server_dsn: str) -> None:
@@ -181,8 +215,6 @@ async def test_what_is_no_connection_is_refused(app: App) -> None:
 
 
 async def test_an_async_action_on_a_sync_connection_may_await_only_ctx(app: App, dsn: str) -> None:
-    import asyncio
-
     @app.action
     async def wander(ctx: Ctx) -> None:
         await ctx.kv.set("a", 1)
