@@ -130,7 +130,7 @@ async def test_a_clean_stop_gives_back_what_does_not_end_in_time_and_charges_not
 async def test_a_stopping_process_keeps_its_lease_until_its_last_job_has_ended(
     fleet: Fleet, outside: asyncpg.Connection
 ) -> None:
-    await outside.execute("create table gate (note text)")
+    await outside.execute("create table released (note text)")
     stopping = await fleet.start(host="another machine", grace=10)
     await enqueue(outside, "held", "slow")
     await until(lambda: held_by(outside, stopping.pid, 1))
@@ -139,7 +139,7 @@ async def test_a_stopping_process_keeps_its_lease_until_its_last_job_has_ended(
     # three leases pass; a job that was taken over would be held by the other one by then
     await outside.execute("select pg_sleep(3)")
     assert not await held_by(outside, other.pid, 1)
-    await outside.execute("insert into gate values ('slow')")
+    await outside.execute("insert into released values ('slow')")
     assert await stop == 0
     rows = await outside.fetch("select who, note from ledger")
     assert [tuple(row) for row in rows] == [(str(stopping.pid), "slow")]

@@ -20,7 +20,7 @@ async def note(ctx: Ctx, text: str) -> None:
 async def held(ctx: Ctx, text: str) -> None:
     """Writes, and then holds its transaction open until the test releases the note."""
     await ctx.db.execute("insert into ledger (who, note) values ($1, $2)", str(os.getpid()), text)
-    while not await ctx.db.fetch_value("select exists (select from gate where note = $1)", text):
+    while not await ctx.db.fetch_value("select exists (select from released where note = $1)", text):
         await ctx.db.fetch_value("select pg_sleep(0.1)")
 
 
