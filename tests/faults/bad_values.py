@@ -86,6 +86,9 @@ FITTING: dict[str, Any] = {
     "at": "written#1",
     "update": Update("fix", str, str),
     "limits": Limits(concurrency=3),
+    "on_done": ("note", "x"),
+    "subscription": "heard",
+    "strike": 1,
     "stream": "log",
     "consumer": "keeper",
 }

@@ -238,7 +238,8 @@ SCENES: tuple[Scene, ...] = (
     Scene(name="enqueue, publish, set, start", where="app", labels=_TX, act=True, notes=_ALL, left=_MADE, unsure=True),
     Scene(name="claim and finish", where="engine", labels=_ENGINE, arrange=enqueued("batch")),
     Scene(name="finish in the transaction", where="app", labels=_TX, arrange=enqueued("write"), notes=("x",)),
-    Scene(name="plain mode", where="app", labels=_TX, arrange=enqueued("plain"), left={"kv": 1}),
+    # what a plain handler sets by itself shares its commit with others', on the engine's connections
+    Scene(name="plain mode", where="engine", labels=_ENGINE | {"kv"}, arrange=enqueued("plain"), left={"kv": 1}),
     Scene(name="heartbeat", where="heart", labels=frozenset({"processes"}), arrange=LATER, notes=("x",)),
     Scene(name="fail and try again", where="engine", labels=_ENGINE, arrange=enqueued("flaky"), notes=("x",)),
     Scene(name="fail in the transaction", where="app", labels=_TX, arrange=enqueued("flaky"), notes=("x",)),

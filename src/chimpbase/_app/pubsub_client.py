@@ -61,13 +61,16 @@ class PubSubClient:
 
         Raises:
             NotFound: no such subscription in the database.
-            UsageError: `since` has no time zone.
+            UsageError: `since` has no time zone, or that is no name of a subscription.
         """
-        name = subscription if isinstance(subscription, str) else subscription.name
+        given: object = getattr(subscription, "name", subscription)
+        if not isinstance(given, str):
+            raise UsageError(f"replay takes a subscription or its name, not {subscription!r:.60}.")
+        name = check_name("subscription", given)
         if since is not None and (not isinstance(cast("object", since), datetime) or since.tzinfo is None):
             raise UsageError(f"since must be a datetime with a time zone, not {since!r:.60}.")
         async with self._frame.statement() as connection:
-            queue = await events.find_queue(connection, name=check_name("subscription", name))
+            queue = await events.find_queue(connection, name=name)
             if queue is None:
                 raise NotFound("subscription", name)
             delivered = await events.replay(connection, subscription=name, since=since)

@@ -113,6 +113,9 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting, Striking
         Raises:
             NotRegistered, PayloadError: as `enqueue`.
         """
+        given = cast("object", on_done)
+        if not isinstance(given, tuple) or len(cast("tuple[object, ...]", given)) != 2:
+            raise UsageError(f"on_done is a pair of a queue and a payload, not {on_done!r:.60}.")
         queue, payload = on_done
         (done,) = await self._enqueue(queue, (payload,), {}, {"open": True})
         batch = Batch(done, self._enqueue)
