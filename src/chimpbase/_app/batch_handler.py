@@ -10,8 +10,9 @@ from chimpbase._app.ctx import Ctx
 from chimpbase._app.definitions import Worker
 from chimpbase._app.invoke import in_thread
 from chimpbase._app.origin import Origin
+from chimpbase._app.payload_versions import NEWER_WAITS, is_newer, reader
 from chimpbase._app.unit import Unit
-from chimpbase._core.errors import UsageError
+from chimpbase._core.errors import AttemptError, UsageError
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._engine.attempt import Attempt, BatchHandler, Outcome, settle
 
@@ -20,13 +21,17 @@ _OUTCOMES = (Snooze, Cancel, DeadLetter)
 
 def batch_handler(backstage: Backstage, definition: Worker[Any, Any]) -> BatchHandler:
     """What runs attempts of this worker together: the outcome of each."""
-    title, codec = definition.title, definition.queue.codec
-    subject, cause = f"payload of queue {definition.name!r}", f"{definition.kind}:{definition.name}"
+    title, read, queue = definition.title, reader(definition.queue), definition.queue
+    cause = f"{definition.kind}:{definition.name}"
 
     async def run(attempts: Sequence[Attempt]) -> Sequence[Outcome]:
         payloads: list[Any] = []
+        if any(is_newer(queue, attempt.job.headers) for attempt in attempts):
+            if len(attempts) == 1:
+                return [Snooze(NEWER_WAITS)]
+            raise AttemptError("one of these jobs was enqueued by newer code")  # it is found by halving
         for attempt in attempts:
-            payloads.append(codec.decode(attempt.job.payload, subject=subject))
+            payloads.append(read(attempt.job.payload, attempt.job.headers))
             attempt.was_read = True
         origin = Origin(
             title=title,

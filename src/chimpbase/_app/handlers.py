@@ -18,6 +18,7 @@ from chimpbase._app.definitions import Cron, Definition, Subscription, Worker, W
 from chimpbase._app.invoke import in_thread
 from chimpbase._app.occurrence_reader import OccurrenceReader
 from chimpbase._app.origin import Origin
+from chimpbase._app.payload_versions import NEWER_WAITS, Reader, is_newer, reader
 from chimpbase._app.queue_names import queue_name
 from chimpbase._app.registry import Queued
 from chimpbase._app.unit import Unit
@@ -64,16 +65,14 @@ def handling(backstage: Backstage, definition: Queued, queue: QueueId, *, concur
         case Worker(batch=batch) if batch > 1:
             return _batches(backstage, definition, queue, concurrency=concurrency)
         case Worker(queue=token):
-            run = _handler(
-                backstage, definition, token.codec, f"payload of queue {token.name!r}", definition.transaction
-            )
+            run = _handler(backstage, definition, reader(token), definition.transaction)
         case Subscription(event=token):
-            run = _handler(
-                backstage, definition, token.codec, f"payload of event {token.name!r}", definition.transaction
-            )
+            subject = f"payload of event {token.name!r}"
+            run = _handler(backstage, definition, _read_by(token.codec, subject), definition.transaction)
         case Cron():
-            reader = OccurrenceReader(definition.payload_codec)
-            run = _handler(backstage, definition, reader, f"occurrence of {definition.name!r}", definition.transaction)
+            occurrences = OccurrenceReader(definition.payload_codec)
+            read = _read_by(occurrences, f"occurrence of {definition.name!r}")
+            run = _handler(backstage, definition, read, definition.transaction)
         case Workflow():
             run = activation(backstage, definition)
             return Handling(
@@ -118,17 +117,26 @@ def _batches(backstage: Backstage, definition: Worker[Any, Any], queue: QueueId,
     )
 
 
-def _handler(
-    backstage: Backstage, definition: Definition, codec: Codec[Any] | OccurrenceReader, subject: str, transaction: bool
-) -> Handler:
+def _read_by(codec: Codec[Any] | OccurrenceReader, subject: str) -> Reader:
+    decode = codec.decode
+    return lambda payload, headers: decode(payload, subject=subject)
+
+
+def _handler(backstage: Backstage, definition: Definition, read: Reader, transaction: bool) -> Handler:
     title, name, cause = definition.title, definition.name, f"{definition.kind}:{definition.name}"
     db, function, new_trace = backstage.db, definition.function, backstage.new_trace
     is_async = definition.is_async
     results = getattr(definition, "results", None)
     child = cast("Worker[Any, Any]", definition) if getattr(definition, "executor", "") == "process" else None
 
+    # where no version was ever raised there is nothing to compare, for each of all jobs
+    worker = cast("Worker[Any, Any]", definition) if isinstance(definition, Worker) else None
+    versioned = worker.queue if worker is not None else None
+
     async def run(attempt: Attempt) -> Outcome:
-        payload = codec.decode(attempt.job.payload, subject=subject)
+        if versioned is not None and is_newer(versioned, attempt.job.headers):
+            return Snooze(NEWER_WAITS)
+        payload = read(attempt.job.payload, attempt.job.headers)
         attempt.was_read = True
         origin = Origin(
             title=title,

@@ -14,6 +14,7 @@ from chimpbase._app.explaining import Explaining, SyncExplaining
 from chimpbase._app.inspecting import Inspecting, SyncInspecting
 from chimpbase._app.job_handle import Follower, JobHandle, SyncJobHandle, handle_of, sync_handle
 from chimpbase._app.job_status import JobStatus
+from chimpbase._app.payload_versions import with_version
 from chimpbase._app.payloads import taken
 from chimpbase._app.queue_operations import QueueOperations, SyncQueueOperations, job_id
 from chimpbase._app.striking import Striking, SyncStriking
@@ -152,7 +153,7 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting, Striking
             return []
         if terms.fields:
             _check_fields(texts, terms.fields)
-        id, headers = await self._backstage.queue_id(token, self._frame), self._origin.headers()
+        id, headers = await self._backstage.queue_id(token, self._frame), with_version(self._origin.headers(), token)
         new = NewJob(
             queue=id,
             payload=texts[0],

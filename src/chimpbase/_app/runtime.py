@@ -32,10 +32,12 @@ from chimpbase._app.edges import Edge, EdgeEntry, make_edge
 from chimpbase._app.handlers import handling, queue_spec
 from chimpbase._app.invoke import invoke
 from chimpbase._app.origin import Origin
+from chimpbase._app.payload_versions import check_waiting
 from chimpbase._app.registry import Registry, forgotten
 from chimpbase._app.schema import bring_up_to_date
 from chimpbase._app.threads import Threads
 from chimpbase._app.unit import Unit
+from chimpbase._core.errors import DatabaseError
 from chimpbase._core.settings import Settings
 from chimpbase._core.values import QueueId
 from chimpbase._engine.consumer import Consuming
@@ -240,12 +242,25 @@ class Runtime:
             handlings += migrating(self._backstage, ids)
             self._rooms.push_async_callback(self._stop_engine, engine)
             await engine.start(handlings, await self._consumings())
+            self._look_at_payloads(self._db)
         for warning in impurities(self.app.registry):
             _log.warning("%s", warning)
         for lost in forgotten(self.app.registry):
             _log.warning("%s is defined but not registered; add it to App(register=[...])", lost.title)
         if self.http:
             await self._start_edge("http")
+
+    def _look_at_payloads(self, db: Db) -> None:
+        """In the background: nothing waits for it, and that it fails keeps nobody from starting."""
+
+        async def look() -> None:
+            try:
+                await check_waiting(db, self.app.registry)
+            except DatabaseError as error:
+                _log.warning("waiting jobs were not compared with the types of their queues: %s", error)
+
+        task = asyncio.create_task(look(), name="payloads")
+        self._rooms.callback(task.cancel)
 
     async def _consumings(self) -> list[Consuming]:
         definitions = [

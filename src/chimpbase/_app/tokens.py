@@ -6,6 +6,7 @@ payload type, so a wrong payload is a type error where it is sent.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Generic, TypeVar, overload
 
@@ -18,6 +19,7 @@ from chimpbase._core.values import INTERNAL_QUEUES
 
 R = TypeVar("R")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[[Any], Any])
 
 
 class Token(Generic[T]):
@@ -52,13 +54,53 @@ class Token(Generic[T]):
 class Queue(Token[T]):
     """Where jobs of one kind wait. The name is the durable identity of the jobs; one worker handles them.
 
+    `version` is that of the payload's shape. Raise it when jobs that wait would not fit a new shape any more, and say
+    with `upcast` how the old ones are read.
+
     Example:
-        >>> ships = Queue("order.ship", dict)
-        >>> ships.name
-        'order.ship'
+        >>> ships = Queue("order.ship", dict, version=2)
+        >>> @ships.upcast(from_version=1)
+        ... def with_country(old: dict) -> dict:
+        ...     return {**old, "country": "PT"}
+        >>> ships.name, ships.version
+        ('order.ship', 2)
     """
 
     kind = "queue"
+
+    @overload
+    def __init__(self: Queue[Any], name: str, *, version: int = 1) -> None: ...
+    @overload
+    def __init__(self, name: str, type: type[T], *, version: int = 1) -> None: ...
+    @overload
+    def __init__(self, name: str, type: Any, *, version: int = 1) -> None: ...
+    def __init__(self, name: str, type: Any = Any, *, version: int = 1) -> None:
+        super().__init__(name, type)
+        self.version = _version(version, f"Queue({name!r}, version=)")
+        self.upcasts: dict[int, Callable[[Any], Any]] = {}
+
+    def upcast(self, *, from_version: int) -> Callable[[F], F]:
+        """Say how a payload of an older version becomes one of the next: a function of JSON types.
+
+        Several are chained, 1 to 2 to 3. What it raises makes the job unreadable, so let it raise for what cannot be.
+
+        Raises:
+            UsageError: there is one from that version already, or nothing after it.
+        """
+        if _version(from_version, "from_version") >= self.version:
+            raise UsageError(f"{self!r} has version {self.version}: nothing is to be upcast from {from_version}.")
+        if from_version in self.upcasts:
+            raise UsageError(f"{self!r} has an upcast from version {from_version} already.")
+
+        def keep(function: F) -> F:
+            self.upcasts[from_version] = function
+            return function
+
+        return keep
+
+    def traits(self) -> tuple[Any, ...]:
+        """Also the version, and what reads the ones before it."""
+        return (self.type, self.version, tuple(sorted(self.upcasts.items())))
 
     def _check_reserved(self) -> None:
         prefix = next((prefix for prefix in INTERNAL_QUEUES.values() if self.name.startswith(prefix)), None)
@@ -164,3 +206,9 @@ class Update(Token[T], Generic[T, R]):
     def __init__(self, name: str, type: type[T], result: type[R]) -> None:
         super().__init__(name, type)
         self.result_codec: Codec[R] = codec_for(result)
+
+
+def _version(value: int, what: str) -> int:
+    if type(value) is not int or not 1 <= value < 2**31:
+        raise UsageError(f"{what} must be a whole number from 1, not {value!r:.40}.")
+    return value

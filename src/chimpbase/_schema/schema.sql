@@ -411,6 +411,7 @@ create table chimpbase.queue (
   paused_by text,
   pause_reason text,
   dead_queue integer,
+  fingerprint text,
   struck boolean not null default false,
   constraint queue_pkey PRIMARY KEY (id),
   constraint queue_name_key UNIQUE (name),

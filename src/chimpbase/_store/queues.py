@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chimpbase._core.values import QueueId, QueueKind, QueueSpec
+from chimpbase._core.values import JobId, QueueId, QueueKind, QueueSpec
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Queryable
 from chimpbase._pg.statements import load
@@ -61,3 +61,20 @@ async def list_all(connection: Connection) -> dict[str, tuple[QueueId, QueueKind
     """Every queue of the database by name, whoever declared it."""
     rows = await connection.fetch(*_SQL.list_all.bind())
     return {name: (id, kind) for id, name, kind in rows}
+
+
+async def list_fingerprints(connection: Connection, *, names: Sequence[str]) -> dict[str, tuple[QueueId, str | None]]:
+    """The number of each of these queues, and the fingerprint of its payload type as last declared."""
+    rows = await connection.fetch(*_SQL.list_fingerprints.bind(names=names))
+    return {name: (id, fingerprint) for name, id, fingerprint in rows}
+
+
+async def set_fingerprint(connection: Connection, *, queue: QueueId, fingerprint: str) -> None:
+    """Note the fingerprint of a queue's payload type."""
+    await connection.execute(*_SQL.set_fingerprint.bind(queue=queue, fingerprint=fingerprint))
+
+
+async def sample_waiting(connection: Connection, *, queue: QueueId, most: int) -> list[tuple[JobId, str, str | None]]:
+    """Some of the oldest and newest jobs that wait in a queue: id, payload and headers (JSON texts)."""
+    rows = await connection.fetch(*_SQL.sample_waiting.bind(queue=queue, most=most))
+    return [(id, payload, headers) for id, payload, headers in rows]

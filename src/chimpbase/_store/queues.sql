@@ -71,3 +71,27 @@ select name from chimpbase.queue order by name;
 -- name: list_all
 -- Every queue: id, name, kind.
 select id, name, kind from chimpbase.queue order by name;
+
+-- name: list_fingerprints
+-- Of these queues: name, id, and the fingerprint of the payload type that was last declared, null when none was.
+select name, id, fingerprint from chimpbase.queue where name = any (:names::text[]) and kind = 'job' order by name;
+
+-- name: set_fingerprint
+-- Note the fingerprint of the payload type that is declared now.
+-- Locks:  that row.
+update chimpbase.queue set fingerprint = :fingerprint where id = :queue;
+
+-- name: sample_waiting
+-- Up to `most` of the oldest and of the newest jobs that wait in each place: id, payload, headers. For a start, not a loop.
+-- Touches: chimpbase.job, job_later and job_wait.
+(select id, payload, headers from chimpbase.job where queue = :queue and process is null order by id limit :most)
+union
+(select id, payload, headers from chimpbase.job where queue = :queue and process is null order by id desc limit :most)
+union
+(select id, payload, headers from chimpbase.job_later where queue = :queue order by id limit :most)
+union
+(select id, payload, headers from chimpbase.job_later where queue = :queue order by id desc limit :most)
+union
+(select id, payload, headers from chimpbase.job_wait where queue = :queue order by id limit :most)
+union
+(select id, payload, headers from chimpbase.job_wait where queue = :queue order by id desc limit :most);
