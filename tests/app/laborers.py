@@ -56,3 +56,16 @@ def labour(ctx: SyncCtx, work: Labour) -> Cancel | None:
 @worker(followed)
 def follow(ctx: SyncCtx, work: Labour) -> None:
     ctx.db.execute("insert into ledger values ('parent', $1)", f"{work.n} {os.getpid()}")
+
+
+errands = Queue("errands", dict[str, str], version=2)
+
+
+@errands.upcast(from_version=1)
+def in_full(old: str) -> dict[str, str]:
+    return {"text": f"{old}, in full"}
+
+
+@worker(errands, executor="process", concurrency=1)
+def run_errand(ctx: SyncCtx, errand: dict[str, str]) -> None:
+    ctx.db.execute("insert into ledger values ('child', $1)", errand["text"])

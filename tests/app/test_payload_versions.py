@@ -11,6 +11,7 @@ import pytest
 
 from chimpbase import App, Ctx, Queue
 from chimpbase.errors import UsageError
+from tests.app.laborers import run_errand
 from tests.running import Start, history, is_idle, notes
 from tests.waiting import until
 
@@ -148,3 +149,19 @@ def test_what_a_version_and_an_upcast_must_be() -> None:
         queue.upcast(from_version=1)
     with pytest.raises(UsageError, match="nothing is to be upcast from 3"):
         queue.upcast(from_version=3)
+    for wrong in (5, lambda: None, lambda a, b: a, _later):
+        with pytest.raises(UsageError, match="upcast"):
+            Queue("people", Old, version=2).upcast(from_version=1)(wrong)  # type: ignore[type-var]
+
+
+async def _later(old: Any) -> Any:
+    return old
+
+
+async def test_a_child_process_reads_old_payloads_through_upcasts_too(
+    start: Start, outside: asyncpg.Connection
+) -> None:
+    await _enqueue(start, Queue("errands", str), "short")
+    async with start(App("crew", register=[run_errand])):
+        await until(lambda: is_idle(outside))
+    assert await notes(outside) == ["short, in full"]

@@ -37,7 +37,11 @@ def test_a_seed_decides_what_goes(stage: str, tmp_path: Path) -> None:
     first, again, other = (play(clean(stage), tmp_path, seed) for seed in (7, 7, 8))
     # until the first job falls due, which the database's own clock decides
     assert first.trace[:20] == again.trace[:20] != other.trace[:20]
-    assert any("declared dead" in line for line in first.trace)
+
+
+def test_some_seeds_declare_a_process_dead(stage: str, tmp_path: Path) -> None:
+    seeds = (play(clean(stage), tmp_path, seed) for seed in range(1, 13))
+    assert any("declared dead" in line for seed in seeds for line in seed.trace)
 
 
 def test_what_does_not_hold_is_told(stage: str, tmp_path: Path) -> None:

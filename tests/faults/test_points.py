@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
@@ -24,11 +25,14 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 
 @pytest.fixture(scope="module")
 async def theatre(server_dsn: str) -> AsyncIterator[Theatre]:
+    logger = logging.getLogger("chimpbase")
+    before = logger.level
     quiet()
     theatre = Theatre(server_dsn)
     await theatre.open()
     yield theatre
     await theatre.close()
+    logger.setLevel(before)  # other tests of this process listen to it
 
 
 async def test_whatever_dies_at_whatever_statement_each_scene_ends_the_same(theatre: Theatre) -> None:

@@ -9,8 +9,9 @@ from chimpbase._app.backstage import Backstage
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.definitions import Worker
 from chimpbase._app.invoke import in_thread
+from chimpbase._app.newer import newer
 from chimpbase._app.origin import Origin
-from chimpbase._app.payload_versions import NEWER_WAITS, is_newer, reader
+from chimpbase._app.payload_reading import is_newer, reader
 from chimpbase._app.unit import Unit
 from chimpbase._core.errors import AttemptError, UsageError
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
@@ -28,7 +29,7 @@ def batch_handler(backstage: Backstage, definition: Worker[Any, Any]) -> BatchHa
         payloads: list[Any] = []
         if any(is_newer(queue, attempt.job.headers) for attempt in attempts):
             if len(attempts) == 1:
-                return [Snooze(NEWER_WAITS)]
+                return [newer(attempts[0], queue)]
             raise AttemptError("one of these jobs was enqueued by newer code")  # it is found by halving
         for attempt in attempts:
             payloads.append(read(attempt.job.payload, attempt.job.headers))

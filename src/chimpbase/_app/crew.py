@@ -25,6 +25,7 @@ from chimpbase._app.definitions import Worker
 from chimpbase._app.invoke import in_thread
 from chimpbase._app.sync import SyncCtx
 from chimpbase._core.errors import AttemptError
+from chimpbase._core.values import ClaimedJob
 
 if TYPE_CHECKING:
     from chimpbase._app.ctx import Ctx
@@ -138,11 +139,11 @@ class Member:
         return ours
 
 
-async def run_in_child(crew: Crew, stage: Stage, definition: Worker[Any, Any], ctx: Ctx, payload: str) -> Any:
-    """Run a worker's function on a payload (a JSON text) in a child, which is ended when this is cancelled."""
+async def run_in_child(crew: Crew, stage: Stage, definition: Worker[Any, Any], ctx: Ctx, job: ClaimedJob) -> Any:
+    """Run a worker's function on a job in a child, which is ended when this is cancelled."""
     member = crew.hire()
     try:
-        return await in_thread(stage, member.run, ctx, (errand(definition, payload=payload),), {})
+        return await in_thread(stage, member.run, ctx, (errand(definition, job),), {})
     except asyncio.CancelledError:
         member.end()
         raise
@@ -150,10 +151,10 @@ async def run_in_child(crew: Crew, stage: Stage, definition: Worker[Any, Any], c
         crew.release(member)
 
 
-def errand(definition: Worker[Any, Any], *, payload: str) -> Errand:
-    """What a member has to be told to run this definition on this payload (a JSON text)."""
+def errand(definition: Worker[Any, Any], job: ClaimedJob) -> Errand:
+    """What a member has to be told to run this definition on this job."""
     function = definition.function
-    return Errand(function.__module__, function.__code__.co_filename, function.__qualname__, payload)
+    return Errand(function.__module__, function.__code__.co_filename, function.__qualname__, job.payload, job.headers)
 
 
 def _served(ctx: SyncCtx, call: Call) -> Answer | Failure:

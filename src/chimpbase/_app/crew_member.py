@@ -23,6 +23,7 @@ from typing import Any
 
 from chimpbase._app.definitions import Definition, Subscription, Worker
 from chimpbase._app.origin import SyncRunningJob, running
+from chimpbase._app.payload_reading import reader
 from chimpbase._app.tokens import Token
 from chimpbase._core.errors import AttemptError, UsageError
 from chimpbase._core.text import describe_exception
@@ -30,12 +31,13 @@ from chimpbase._core.text import describe_exception
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """A job to run: where its handler is defined, and its payload as JSON text."""
+    """A job to run: where its handler is defined, and its payload and headers as JSON texts."""
 
     module: str
     file: str
     qualname: str
     payload: str
+    headers: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,7 @@ def main() -> None:
 def _run(line: Connection, errand: Errand) -> Answer | Failure:
     try:
         definition = _find(errand)
-        payload = definition.queue.codec.decode(errand.payload, subject=f"payload of queue {definition.name!r}")
+        payload = reader(definition.queue)(errand.payload, errand.headers)
         return Answer(storable(definition.function(RemoteCtx(line, name=definition.name), payload)))
     except BaseException as error:  # SystemExit too: it ends the attempt, not the member
         error.add_note("".join(traceback.format_tb(error.__traceback__)[-5:]).rstrip())

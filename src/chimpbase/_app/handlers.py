@@ -16,9 +16,10 @@ from chimpbase._app.crew import run_in_child
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.definitions import Cron, Definition, Subscription, Worker, Workflow
 from chimpbase._app.invoke import in_thread
+from chimpbase._app.newer import newer
 from chimpbase._app.occurrence_reader import OccurrenceReader
 from chimpbase._app.origin import Origin
-from chimpbase._app.payload_versions import NEWER_WAITS, Reader, is_newer, reader
+from chimpbase._app.payload_reading import Reader, is_newer, reader
 from chimpbase._app.queue_names import queue_name
 from chimpbase._app.registry import Queued
 from chimpbase._app.unit import Unit
@@ -135,7 +136,7 @@ def _handler(backstage: Backstage, definition: Definition, read: Reader, transac
 
     async def run(attempt: Attempt) -> Outcome:
         if versioned is not None and is_newer(versioned, attempt.job.headers):
-            return Snooze(NEWER_WAITS)
+            return newer(attempt, versioned)
         payload = read(attempt.job.payload, attempt.job.headers)
         attempt.was_read = True
         origin = Origin(
@@ -153,7 +154,7 @@ def _handler(backstage: Backstage, definition: Definition, read: Reader, transac
             if is_async:
                 returned = await function(ctx, payload)
             elif child is not None:
-                returned = await run_in_child(backstage.crew, backstage, child, ctx, attempt.job.payload)
+                returned = await run_in_child(backstage.crew, backstage, child, ctx, attempt.job)
             else:
                 returned = await in_thread(backstage, function, ctx, (payload,), {})
             outcome: Outcome = returned if isinstance(returned, _OUTCOMES) else None

@@ -1,78 +1,26 @@
-"""Payloads of older and newer shapes: what is read through upcasts, and what is left to a newer process.
-
-A job says in its headers which version of its queue's payload it carries; one that says nothing carries version 1.
-"""
+"""What waits and does not fit any more: the check of a queue's payload type at a start."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import msgspec
 
 from chimpbase._app.definitions import Worker
+from chimpbase._app.payload_reading import is_newer, reader
 from chimpbase._app.registry import Registry
 from chimpbase._app.tokens import Queue
-from chimpbase._core.errors import ChimpbaseError, PayloadError
-from chimpbase._core.text import describe_briefly
+from chimpbase._core.errors import ChimpbaseError
 from chimpbase._core.values import JobId
 from chimpbase._pg.db import Db
 from chimpbase._store import queues
 
-#: How long a job of a newer version waits for a process that can read it before it is looked at again.
-NEWER_WAITS = timedelta(seconds=10)
 _SAMPLE = 500
+_BREATH = 50
 _log = logging.getLogger("chimpbase.runtime")
-#: Reads a payload (a JSON text) with the help of its headers.
-Reader = Callable[[str, "str | None"], Any]
-_JSON = msgspec.json.Decoder()
-
-
-def reader(queue: Queue[Any]) -> Reader:
-    """What reads the payloads of a queue's jobs, whatever version they are of.
-
-    Raises (the reader): PayloadError, also for whatever an upcast raises.
-    """
-    subject = f"payload of queue {queue.name!r}"
-    if queue.version == 1:
-        decode = queue.codec.decode
-        return lambda payload, headers: decode(payload, subject=subject)
-
-    def read(payload: str, headers: str | None) -> Any:
-        version = version_of(headers)
-        if version >= queue.version:
-            return queue.codec.decode(payload, subject=subject)
-        value = _JSON.decode(payload)
-        for step in range(version, queue.version):
-            upcast = queue.upcasts.get(step)
-            if upcast is None:
-                raise PayloadError(f"it is of version {version}, and nothing upcasts from {step}", subject=subject)
-            try:
-                value = upcast(value)
-            except Exception as error:
-                raise PayloadError(f"upcast from {step}: {describe_briefly(error)}", subject=subject) from error
-        return queue.codec.convert(value, subject=subject)
-
-    return read
-
-
-def version_of(headers: str | None) -> int:
-    """The version of the payload beside these headers (a JSON text)."""
-    found = _JSON.decode(headers).get("version") if headers and '"version"' in headers else None
-    return found if type(found) is int and found > 0 else 1
-
-
-def is_newer(queue: Queue[Any], headers: str | None) -> bool:
-    """Whether a job with these headers was enqueued by newer code than this, which alone can read it."""
-    return version_of(headers) > queue.version
-
-
-def with_version(headers: str, queue: Queue[Any]) -> str:
-    """Headers (a JSON text) that also say of which version the payload is."""
-    return headers if queue.version == 1 else f'{headers[:-1]},"version":{queue.version}}}'
 
 
 def fingerprint(queue: Queue[Any]) -> str:
@@ -97,12 +45,14 @@ async def check_waiting(db: Db, registry: Registry) -> None:
         async with db.acquire() as connection:
             waiting = [] if before is None else await queues.sample_waiting(connection, queue=id, most=_SAMPLE)
             await queues.set_fingerprint(connection, queue=id, fingerprint=now)
-        _tell(queue, waiting)
+        await _tell(queue, waiting)
 
 
-def _tell(queue: Queue[Any], waiting: list[tuple[JobId, str, str | None]]) -> None:
+async def _tell(queue: Queue[Any], waiting: list[tuple[JobId, str, str | None]]) -> None:
     read, unfit = reader(queue), list[tuple[int, ChimpbaseError]]()
-    for id, payload, headers in waiting:
+    for place, (id, payload, headers) in enumerate(waiting, 1):
+        if place % _BREATH == 0:  # jobs run meanwhile
+            await asyncio.sleep(0)
         try:
             if not is_newer(queue, headers):
                 read(payload, headers)

@@ -14,7 +14,7 @@ from chimpbase._app.explaining import Explaining, SyncExplaining
 from chimpbase._app.inspecting import Inspecting, SyncInspecting
 from chimpbase._app.job_handle import Follower, JobHandle, SyncJobHandle, handle_of, sync_handle
 from chimpbase._app.job_status import JobStatus
-from chimpbase._app.payload_versions import with_version
+from chimpbase._app.payload_reading import with_version
 from chimpbase._app.payloads import taken
 from chimpbase._app.queue_operations import QueueOperations, SyncQueueOperations, job_id
 from chimpbase._app.striking import Striking, SyncStriking

@@ -37,7 +37,6 @@ from chimpbase._app.registry import Registry, forgotten
 from chimpbase._app.schema import bring_up_to_date
 from chimpbase._app.threads import Threads
 from chimpbase._app.unit import Unit
-from chimpbase._core.errors import DatabaseError
 from chimpbase._core.settings import Settings
 from chimpbase._core.values import QueueId
 from chimpbase._engine.consumer import Consuming
@@ -256,7 +255,7 @@ class Runtime:
         async def look() -> None:
             try:
                 await check_waiting(db, self.app.registry)
-            except DatabaseError as error:
+            except Exception as error:
                 _log.warning("waiting jobs were not compared with the types of their queues: %s", error)
 
         task = asyncio.create_task(look(), name="payloads")

@@ -6,6 +6,7 @@ payload type, so a wrong payload is a type error where it is sent.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Generic, TypeVar, overload
@@ -93,6 +94,7 @@ class Queue(Token[T]):
             raise UsageError(f"{self!r} has an upcast from version {from_version} already.")
 
         def keep(function: F) -> F:
+            _check_upcast(function)
             self.upcasts[from_version] = function
             return function
 
@@ -212,3 +214,14 @@ def _version(value: int, what: str) -> int:
     if type(value) is not int or not 1 <= value < 2**31:
         raise UsageError(f"{what} must be a whole number from 1, not {value!r:.40}.")
     return value
+
+
+def _check_upcast(function: object) -> None:
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        raise UsageError(f"An upcast is a plain function of one payload, not {function!r:.60}.")
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError as error:
+        raise UsageError(f"An upcast takes the older payload and nothing else: {error}.") from None
+    except ValueError:  # one of the built-in functions that cannot be asked
+        return

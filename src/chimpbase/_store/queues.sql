@@ -82,16 +82,25 @@ select name, id, fingerprint from chimpbase.queue where name = any (:names::text
 update chimpbase.queue set fingerprint = :fingerprint where id = :queue;
 
 -- name: sample_waiting
--- Up to `most` of the oldest and of the newest jobs that wait in each place: id, payload, headers. For a start, not a loop.
+-- Up to `most` jobs from each end of the line, and as many of those that wait elsewhere: id, payload, headers.
 -- Touches: chimpbase.job, job_later and job_wait.
-(select id, payload, headers from chimpbase.job where queue = :queue and process is null order by id limit :most)
+-- Index:  job_ready, job_wait_line.
+(
+  select id, payload, headers
+  from chimpbase.job
+  where queue = :queue and process is null
+  order by priority, sort
+  limit :most
+)
 union
-(select id, payload, headers from chimpbase.job where queue = :queue and process is null order by id desc limit :most)
+(
+  select id, payload, headers
+  from chimpbase.job
+  where queue = :queue and process is null
+  order by priority desc, sort desc
+  limit :most
+)
 union
-(select id, payload, headers from chimpbase.job_later where queue = :queue order by id limit :most)
+(select id, payload, headers from chimpbase.job_wait where queue = :queue order by priority, id limit :most)
 union
-(select id, payload, headers from chimpbase.job_later where queue = :queue order by id desc limit :most)
-union
-(select id, payload, headers from chimpbase.job_wait where queue = :queue order by id limit :most)
-union
-(select id, payload, headers from chimpbase.job_wait where queue = :queue order by id desc limit :most);
+(select id, payload, headers from chimpbase.job_later where queue = :queue limit :most);

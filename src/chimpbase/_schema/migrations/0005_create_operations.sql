@@ -253,9 +253,6 @@ create table chimpbase.strike (
 );
 create index strike_queue on chimpbase.strike (queue);
 -- Whether a strike holds jobs of this queue: what a claim asks before it looks at any payload.
--- What the payloads of a queue look like, as a process declared last: see the runtime's check of what waits.
-alter table chimpbase.queue add column fingerprint text;
-
 alter table chimpbase.queue add column struck boolean not null default false;
 create index job_later_struck on chimpbase.job_later (id) where terms like '%"struck": true%';
 
@@ -362,3 +359,6 @@ begin
   moved := moved + freed;
 end
 $$;
+
+-- What the payloads of a queue look like, as a process declared last: see the runtime's check of what waits.
+alter table chimpbase.queue add column fingerprint text;
