@@ -32,7 +32,6 @@ class Flat:
 
     async def all(self) -> None:
         """Every burden."""
-        await self.stand.value("update chimpbase.queue set retention = interval '1 day'")
         await self.delayed()
         await self.many_queues()
         await self.held_transaction()

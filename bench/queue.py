@@ -109,7 +109,8 @@ async def _compare(here: Stand, work: Workloads, peers: Report, jobs: int, conso
 def _page(began: datetime, where: str, jobs: int, drift: float, report: Report, peers: Report, flat: Report) -> str:
     parts = [
         "# Results",
-        f"Written by `make bench` on {began:%Y-%m-%d}. {jobs:,} jobs; {where}.",
+        "What is missed, and why: see [README.md](README.md).",
+        f"Written by `python bench/queue.py {' '.join(sys.argv[1:])}` on {began:%Y-%m-%d}. {jobs:,} jobs; {where}.",
         f"The raw limits drifted by {drift:.0%} over the run"
         + (
             ": more than 15 %, so the machine was not quiet and the ratios are worth little." if drift > _DRIFT else "."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -57,7 +58,7 @@ class Stand:
         try:
             await create_database(db, name, template="template0")
         finally:
-            await db.close()
+            await db.close(grace=timedelta(seconds=1))
         return in_database(self.dsn, name)
 
 
