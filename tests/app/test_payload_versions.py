@@ -119,8 +119,6 @@ async def test_a_start_tells_how_many_waiting_jobs_do_not_fit_any_more(
         caplog.clear()
         async with start(working(Queue("people", Middle))):  # it is the known shape now
             await until(lambda: outside.fetchval("select count(*) = 1 from chimpbase.process where dead_at is null"))
-        async with start(working(third())):
-            await until(lambda: outside.fetchval("select fingerprint from chimpbase.queue where name = 'people'"))
     assert "do not fit" not in caplog.text
 
 

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _log = logging.getLogger("chimpbase.runtime")
+_LOOK_S = 2.0
 _LANES = 6
 
 #: The engine's own statements are few and all go by index; left to itself the planner once took a table that was empty
@@ -241,7 +242,7 @@ class Runtime:
             handlings += migrating(self._backstage, ids)
             self._rooms.push_async_callback(self._stop_engine, engine)
             await engine.start(handlings, await self._consumings())
-            self._look_at_payloads(self._db)
+            await self._look_at_payloads(self._db)
         for warning in impurities(self.app.registry):
             _log.warning("%s", warning)
         for lost in forgotten(self.app.registry):
@@ -249,17 +250,13 @@ class Runtime:
         if self.http:
             await self._start_edge("http")
 
-    def _look_at_payloads(self, db: Db) -> None:
-        """In the background: nothing waits for it, and that it fails keeps nobody from starting."""
-
-        async def look() -> None:
-            try:
+    async def _look_at_payloads(self, db: Db) -> None:
+        """For a moment at most, and that it fails keeps nobody from starting."""
+        try:
+            async with asyncio.timeout(_LOOK_S):
                 await check_waiting(db, self.app.registry)
-            except Exception as error:
-                _log.warning("waiting jobs were not compared with the types of their queues: %s", error)
-
-        task = asyncio.create_task(look(), name="payloads")
-        self._rooms.callback(task.cancel)
+        except Exception as error:
+            _log.warning("waiting jobs were not compared with the types of their queues: %s", error)
 
     async def _consumings(self) -> list[Consuming]:
         definitions = [
