@@ -89,12 +89,57 @@ async def without_the_step(wf: Wf) -> str:
     return "done"
 
 
+async def under_another_name_with_other_arguments(wf: Wf) -> str:
+    await charge_card(wf, "11")
+    await wf.wait(go)
+    return "done"
+
+
+async def under_another_name_after_the_wait(wf: Wf) -> str:
+    await wf.wait(go)
+    await charge_card(wf, "11")
+    return "done"
+
+
+async def before_with_more_to_do(wf: Wf) -> str:
+    await charge(wf, "10")
+    await wf.wait(go)
+    await check(wf, "10")
+    return "done"
+
+
+async def with_more_to_do_and_without_the_first(wf: Wf) -> str:
+    await wf.wait(go)
+    await check(wf, "10")
+    return "done"
+
+
+async def before_in_a_loop(wf: Wf) -> str:
+    for n in range(2):
+        await wf.step(f"send-{n}", len, str(n))
+    await wf.wait(go)
+    return "done"
+
+
+async def with_a_step_before_the_loop(wf: Wf) -> str:
+    await check(wf, "10")
+    return await before_in_a_loop(wf)
+
+
 async def deployed(
-    start: Start, code: Callable[[Wf], Any], outside: asyncpg.Connection
+    start: Start,
+    code: Callable[[Wf], Any],
+    outside: asyncpg.Connection,
+    *,
+    first: Callable[[Wf], Any] = before,
+    rested: bool = True,
 ) -> tuple[str, str | None, list[str]]:
-    """What becomes of a run of `before` that waits, when `code` goes on with it: its status, error, and effects."""
+    """What becomes of a run of `first` that waits, when `code` goes on with it: its status, error, and effects.
+
+    One that had not `rested` was interrupted before the code that ran it was noted.
+    """
     old, new = App("deploys"), App("deploys")
-    old.workflow("flow")(before)
+    old.workflow("flow")(first)  # type: ignore[arg-type]
     new.workflow("flow")(code)  # type: ignore[arg-type]
     async with start(old):
         async with old.transaction() as ctx:
@@ -104,6 +149,8 @@ async def deployed(
             return (await old.ctx.workflow.get("a")).status == "waiting"
 
         await until(waits)
+    if not rested:
+        await outside.execute("update chimpbase.run set code = null")
     async with start(new):
         await new.ctx.workflow.signal("a", go, 1)
         try:
@@ -119,6 +166,8 @@ async def deployed(
     [
         (with_other_arguments, 'charge#1 was done with {"amount":"10"}'),
         (under_another_name, "@step(was='charge')"),
+        (under_another_name_with_other_arguments, "@step(was='charge'), and the arguments of before"),
+        (under_another_name_after_the_wait, "If charge-card#1 is new: put it behind wf.patched"),
     ],
 )
 async def test_what_would_be_done_twice_blocks_the_run(
@@ -149,6 +198,33 @@ async def test_what_is_added_removed_or_said_goes_on(
     start: Start, outside: asyncpg.Connection, code: Callable[[Wf], Any], effects: list[str]
 ) -> None:
     assert await deployed(start, code, outside) == ("completed", None, effects)
+
+
+@pytest.mark.parametrize(
+    ("first", "code", "effects"),
+    [
+        (before_with_more_to_do, with_more_to_do_and_without_the_first, ["10", "check 10"]),
+        (before_in_a_loop, with_a_step_before_the_loop, ["check 10"]),
+    ],
+)
+async def test_a_step_that_the_old_code_had_too_is_no_renamed_one(
+    start: Start,
+    outside: asyncpg.Connection,
+    first: Callable[[Wf], Any],
+    code: Callable[[Wf], Any],
+    effects: list[str],
+) -> None:
+    assert await deployed(start, code, outside, first=first) == ("completed", None, effects)
+
+
+async def test_where_the_old_code_is_not_known_a_step_in_the_place_of_a_removed_one_blocks(
+    start: Start, outside: asyncpg.Connection
+) -> None:
+    """Safety goes first: nobody can tell the removal from a second charge."""
+    code, first = with_more_to_do_and_without_the_first, before_with_more_to_do
+    status, error, effects = await deployed(start, code, outside, first=first, rested=False)
+    assert (status, effects) == ("blocked", ["10"])
+    assert "charge#1 was done with" in (error or "")
 
 
 async def test_unchanged_code_that_goes_another_way_is_blocked(start: Start, outside: asyncpg.Connection) -> None:

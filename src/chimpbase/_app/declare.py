@@ -16,12 +16,13 @@ from chimpbase._app.activations import old_queues
 from chimpbase._app.definitions import Cron, Subscription, Workflow
 from chimpbase._app.handlers import queue_spec
 from chimpbase._app.registry import Queued, Registry
+from chimpbase._app.workflow_code import read_code
 from chimpbase._core.cron import Cadence
 from chimpbase._core.topics import is_pattern, regular_expression
 from chimpbase._core.values import QueueId, QueueSpec, ScheduleSpec, ScheduleTerms, SubscriptionSpec
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
-from chimpbase._store import events, gates, queues, runs, schedules, streams
+from chimpbase._store import events, gates, queues, runs, schedules, streams, workflow_codes
 
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -46,6 +47,8 @@ async def declare(db: Db, registry: Registry) -> dict[str, QueueId]:
         flows = [(one.name, one.version, ids[queue_spec(one).name]) for one in definitions if isinstance(one, Workflow)]
         if flows:
             await runs.register(connection, flows)
+            codes = [read_code(one.function) for one in definitions if isinstance(one, Workflow)]
+            await workflow_codes.register(connection, {one.hash: one.names for one in codes})
         await _declare_streams(connection, registry)
     return ids
 

@@ -18,8 +18,8 @@ from chimpbase._core.values import JobId, LoadedRun, ProcessId, StepKind
 from chimpbase._engine.journal import Surroundings
 from chimpbase._engine.steps import Steps
 from chimpbase._pg.connection import Connection
-from chimpbase._pg.db import Db
-from chimpbase._store import run_queries, runs
+from chimpbase._pg.db import Db, Queryable
+from chimpbase._store import run_queries, runs, workflow_codes
 
 _BATCH = 200
 
@@ -38,11 +38,12 @@ async def replay(backstage: Backstage, db: Db, *, id: str) -> list[str]:
     """See `Rehearsal.crash_and_replay`."""
     async with db.acquire() as connection:
         past = await run_queries.load_past(connection, id=id)
+        names = None if past is None else await _names_of(connection, past.run)
     if past is None:
         raise NotFound("run", id)
     if (past.run.workflow, past.run.version) not in backstage.registry.workflows:
         raise NotRegistered("workflow", f"{past.run.workflow}@{past.run.version}")
-    journal, ending = await _replayed(backstage, past.run)
+    journal, ending = await _replayed(backstage, past.run, names)
     if isinstance(fault := journal.failure, NondeterministicWorkflow):
         raise AssertionError(f"Run {id!r} diverges: {fault}") from fault  # noqa: TRY004  # for a test
     _compare(past, journal, ending)
@@ -60,13 +61,14 @@ async def check(registry: Registry, db: Db, *, workflow: str | None) -> list[Ver
         for after, id in found:  # noqa: B007  # the last one is where the next batch begins
             async with db.acquire() as connection:
                 past = await run_queries.load_past(connection, id=id)
+                names = None if past is None else await _names_of(connection, past.run)
             if past is not None:
-                verdicts.append(await _judge(backstage, past))
+                verdicts.append(await _judge(backstage, past, names))
         if len(found) < _BATCH:
             return verdicts
 
 
-async def _judge(backstage: Backstage, past: run_queries.PastRun) -> Verdict:
+async def _judge(backstage: Backstage, past: run_queries.PastRun, names: frozenset[str] | None) -> Verdict:
     run, known = past.run, backstage.registry.workflows
     problem: str | None = None
     if (run.workflow, run.version) not in known:
@@ -74,7 +76,7 @@ async def _judge(backstage: Backstage, past: run_queries.PastRun) -> Verdict:
         if not takers:
             problem = f"this code has no version {run.version} of {run.workflow!r}, and no migrate= for it"
     else:
-        journal, _ = await _replayed(backstage, run)
+        journal, _ = await _replayed(backstage, run, names)
         missing = [key for key in journal.orphans() if not journal.around.knows(_name(key))]
         if isinstance(journal.failure, NondeterministicWorkflow):
             problem = str(journal.failure)
@@ -83,11 +85,13 @@ async def _judge(backstage: Backstage, past: run_queries.PastRun) -> Verdict:
     return Verdict(id=run.id, workflow=run.workflow, version=run.version, problem=problem)
 
 
-async def _replayed(backstage: Backstage, run: LoadedRun) -> tuple[Steps, tuple[str, str] | None]:
+async def _replayed(
+    backstage: Backstage, run: LoadedRun, names: frozenset[str] | None
+) -> tuple[Steps, tuple[str, str] | None]:
     """The journal after the code went over it, and how the code ended, if it did."""
     definition = backstage.registry.workflows[run.workflow, run.version]
     known = read_code(definition.function)
-    around = Surroundings(_Sealed(), lambda: 0.0, _no_pause, known.hash, known.knows, sealed=True)
+    around = Surroundings(_Sealed(names), lambda: 0.0, _no_pause, known.hash, known.knows, sealed=True)
     journal = Steps(run, runs.Lease(ProcessId(0), JobId(0), 0, run.number), around)
     code = asyncio.ensure_future(_begun(code_of(backstage, definition, None, known).body, journal))
     code.add_done_callback(lambda _code: journal.stirred.set())
@@ -100,6 +104,10 @@ async def _replayed(backstage: Backstage, run: LoadedRun) -> tuple[Steps, tuple[
             task.cancel()
         await asyncio.wait({code, *journal.scopes.tasks})
     return journal, ending
+
+
+async def _names_of(connection: Queryable, run: LoadedRun) -> frozenset[str] | None:
+    return None if run.code is None else await workflow_codes.find(connection, hash=run.code)
 
 
 class _Bare:
@@ -119,7 +127,15 @@ async def _begun(body: Callable[[Steps], Awaitable[str]], journal: Steps) -> str
 
 
 class _Sealed:
-    """A ledger that nothing is written to."""
+    """A ledger that nothing is written to. `names` is what the code that last ran the run mentioned."""
+
+    def __init__(self, names: frozenset[str] | None) -> None:
+        self._names = names
+
+    async def names_of(self, code: str) -> frozenset[str] | None:
+        """See `RunLedger.names_of`."""
+        del code  # there is one run, and one code that last ran it
+        return self._names
 
     def memo(self, memo: runs.Memo) -> Awaitable[bool]:
         raise AssertionError(f"a replay wrote {memo.step.key}")

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, cast
 
-from chimpbase._app.definitions import Step
+from chimpbase._app.definitions import Step, Workflow
+from chimpbase._engine.divergence import mentions
 
 _MOST_FUNCTIONS = 200
 
@@ -50,7 +51,7 @@ class WorkflowCode:
 
     def knows(self, name: str) -> bool:
         """Whether the code mentions a step of that name."""
-        return name in self.names
+        return mentions(self.names, name)
 
 
 def read_code(function: Callable[..., Any]) -> WorkflowCode:
@@ -65,8 +66,15 @@ def read_code(function: Callable[..., Any]) -> WorkflowCode:
             digest.update(repr(code.co_names).encode())
             names.update(const for const in code.co_consts if isinstance(const, str) and len(const) <= 128)
             warnings += _impurities(code, one.__globals__)
-        names.update(step.name for step in _values(one) if isinstance(step, Step))
+        names.update(filter(None, map(_named, _values(one))))
     return WorkflowCode(digest.hexdigest(), frozenset(names), tuple(dict.fromkeys(warnings)))
+
+
+def _named(value: object) -> str | None:
+    """How a journal names what is done with a value."""
+    if isinstance(value, Step | Workflow):
+        return value.name
+    return f"undo:{value.__name__}" if isinstance(value, types.FunctionType) else None
 
 
 def _reachable(function: Callable[..., Any]) -> list[types.FunctionType]:

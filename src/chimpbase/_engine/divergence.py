@@ -8,6 +8,7 @@ done already, so the run stops instead, and the message says how to go on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from hashlib import blake2b
 
 import msgspec
@@ -46,7 +47,7 @@ def by_scope(memos: Iterable[StepMemo]) -> dict[str, dict[str, StepMemo]]:
     """What was done, by scope and key, in its order; waits and timers left out."""
     found: dict[str, dict[str, StepMemo]] = {}
     for memo in memos:
-        if memo.kind in _ACTS:
+        if memo.kind in _ACTS and not _is_reply(memo.key):
             found.setdefault(scope_of(memo.key), {})[memo.key] = memo
     return found
 
@@ -67,6 +68,12 @@ def changed(key: str, memo: StepMemo, kind: StepKind, given: Arguments | None) -
     )
 
 
+def mentions(names: AbstractSet[str], name: str) -> bool:
+    """Whether code whose short texts and steps are `names` may have a step of that name, or one made like it."""
+    plain = name.removeprefix("start:").removeprefix("callback:")
+    return name in names or plain in names or any(_is_part(part, plain) for part in names)
+
+
 def added(
     key: str,
     given: Arguments | None,
@@ -74,10 +81,13 @@ def added(
     *,
     same_code: bool,
     knows: Callable[[str], bool],
+    knew: Callable[[str], bool] | None,
 ) -> NondeterministicWorkflow | None:
-    """Whether a step that the journal does not hold is one that it holds (in `left`) under another name.
+    """Whether a step that the journal does not hold may be one that it holds (in `left`) under another name.
 
-    `same_code` tells that the code is the one that wrote the journal; `knows` whether it still has a step of a name.
+    `same_code` tells that the code is the one that wrote the journal; `knows` whether the code has a step of a name,
+    `knew` whether the one that last ran the run had. With both, only a name that came while another went is doubtful;
+    when nobody knows what the old code had (None), also one that came while another was gone.
     """
     if same_code:
         first = min(left.values(), key=lambda memo: memo.seq).key
@@ -87,14 +97,39 @@ def added(
             expected=first,
             found=key,
         )
-    for old in left.values():
-        if given is not None and old.digest == given.digest and not knows(name_of(old.key)):
-            name = name_of(old.key)
-            return NondeterministicWorkflow(
-                f"{old.key} was done with the same arguments as {key} is asked for now, and the code has no step "
-                f"{name!r} any more. If it was renamed: @step(was={name!r}). If {key} is new: put it behind "
-                'wf.patched("...").',
-                expected=old.key,
-                found=key,
-            )
+    if knew is not None and knew(name_of(key)):
+        return None
+    gone = [old for old in left.values() if not knows(name_of(old.key))]
+    for old in sorted(gone, key=lambda old: (not _alike(old, given), old.seq)):
+        if _alike(old, given) or knew is None or knew(name_of(old.key)):
+            return _renamed(old, key, given)
     return None
+
+
+def _is_part(part: str, name: str) -> bool:
+    """Whether a text is what an f-string made the beginning or the end of a name of: `send-` of `send-7`."""
+    if len(part) < 2:
+        return False
+    return (not part[-1].isalnum() and name.startswith(part)) or (not part[0].isalnum() and name.endswith(part))
+
+
+def _alike(old: StepMemo, given: Arguments | None) -> bool:
+    return given is not None and old.digest == given.digest
+
+
+def _renamed(old: StepMemo, key: str, given: Arguments | None) -> NondeterministicWorkflow:
+    name, now = name_of(old.key), given.text if given and given.text else "other arguments"
+    with_what = "the same arguments as" if _alike(old, given) else f"{old.detail or 'other arguments':.200}, and"
+    rest = " is asked for now" if _alike(old, given) else f" is asked for now with {now:.200}"
+    return NondeterministicWorkflow(
+        f"{old.key} was done with {with_what} {key}{rest}, and the code has no step {name!r} any more. If it was "
+        f"renamed: @step(was={name!r}){'' if _alike(old, given) else ', and the arguments of before'}. If {key} is "
+        'new: put it behind wf.patched("...").',
+        expected=old.key,
+        found=key,
+    )
+
+
+def _is_reply(key: str) -> bool:
+    """The answer to an update, which the engine writes by itself."""
+    return key.startswith("update#") and key.endswith("/reply#1")

@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from hashlib import blake2b
 from typing import Protocol
 
@@ -46,6 +47,7 @@ class Ledger(Protocol):
         act: Callable[[Connection], Awaitable[str]],
         write: Callable[[Connection, str], Awaitable[None]],
     ) -> str: ...
+    async def names_of(self, code: str) -> frozenset[str] | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +168,7 @@ class Journal(Wishes):
         """Return if the verb may do something new."""
         self.new.append(key)
         if acts and not known and (left := self._left.get(divergence.scope_of(key))):
-            same = self.run.code is not None and self.run.code == self.around.code
-            fault = divergence.added(key, given, left, same_code=same, knows=self.around.knows)
-            if fault is not None:
-                await self.lose(fault)
+            await self._suspect(key, given, left)
         if self.around.sealed:
             await self.stop()
         if self.cancelling and not self.scopes.shielded:
@@ -179,3 +178,17 @@ class Journal(Wishes):
             await self.never()
         if self.pausing and not self.cancelling:
             await self.stop()
+
+    async def _suspect(self, key: str, given: Arguments | None, left: dict[str, StepMemo]) -> None:
+        """Stop if what is new may have been done under another name."""
+        code = self.run.code
+        same = code is not None and code == self.around.code
+        try:
+            names = None if code is None or same else await self.around.ledger.names_of(code)
+        except DatabaseError as error:
+            await self.lose(error)
+            return
+        knew = None if names is None else partial(divergence.mentions, names)
+        fault = divergence.added(key, given, left, same_code=same, knows=self.around.knows, knew=knew)
+        if fault is not None:
+            await self.lose(fault)

@@ -14,7 +14,7 @@ from chimpbase._core.values import LoadedRun, QueueId, StepKind
 from chimpbase._pg.coalescer import Coalescer
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
-from chimpbase._store import runs
+from chimpbase._store import runs, workflow_codes
 
 _BATCH = 500
 
@@ -85,6 +85,11 @@ class RunLedger:
             result = await act(connection)
             await write(connection, result)
         return result
+
+    async def names_of(self, code: str) -> frozenset[str] | None:
+        """What the code of a hash mentioned; None when that is not known."""
+        async with self._db.acquire() as connection:
+            return await workflow_codes.find(connection, hash=code)
 
     async def suspend(self, lease: runs.Lease, rest: runs.Rest) -> runs.Rested:
         """Put a run to rest."""

@@ -584,6 +584,12 @@ create table chimpbase.workflow (
   constraint workflow_version_check CHECK ((version > 0))
 );
 
+create table chimpbase.workflow_code (
+  hash text not null,
+  names text not null,
+  constraint workflow_code_pkey PRIMARY KEY (hash)
+);
+
 CREATE OR REPLACE FUNCTION chimpbase.admit(queue integer, process bigint, demand integer, suspects boolean, OUT jobs chimpbase.job[], OUT more boolean, OUT opens_s double precision)
  RETURNS record
  LANGUAGE plpgsql

@@ -31,6 +31,13 @@ create table chimpbase.reply (
 );
 create index reply_run on chimpbase.reply (run);
 
+-- What each code of a workflow mentioned, by the hash of the code: so that a step which is new can be told from one that
+-- has got another name. One row for each code that was ever deployed.
+create table chimpbase.workflow_code (
+  hash          text primary key,
+  names         text not null
+);
+
 -- Make the activation of a run at rest ready; its queue, or null when it is not at rest. The caller holds the run's lock.
 create function chimpbase.wake_run(number bigint) returns int
 language plpgsql
