@@ -1,49 +1,45 @@
 """The fault suite: `python -m tests.faults`, or `make faults`.
 
-Prints a line for each fault, and what is wrong with its seed and its smallest history. The exit code is the verdict.
+Prints a line for each piece as it ends, what is wrong with its seed and its smallest history, and a table in the end.
+The exit code is the verdict.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
-import os
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from time import monotonic
 
-import asyncpg
-
-from chimpbase._pg.embedded import EmbeddedServer
-from tests.faults import points
-from tests.faults.battle import Result, as_table, fight, pairs
+from tests.faults.battle import Result, pairs
 from tests.faults.chaos import FAULTS
-from tests.faults.rehearse import play
-from tests.faults.trials import TRIALS, hold
+from tests.faults.lane import Work
+from tests.faults.lanes import Lanes, tell_of
+from tests.faults.report import as_short_table, as_table, joined, one_line, summary_of, too_late, write_between
+from tests.faults.trials import TRIALS
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "faults.md"
-_MARK = "<!-- the last run -->"
-_FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "300"}
+_ROOT = Path(__file__).resolve().parents[2]
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--only", help="faults by number, such as F1,F5+F8,F15,four,points")
     parser.add_argument("--seed", type=int, default=20261123)
     parser.add_argument("--size", type=float, default=1.0, help="1 is 20,000 jobs and ten minutes; 0.1 is a tenth")
     parser.add_argument("--hours", type=float, help="go on for so long, with another seed each round, and all points")
     parser.add_argument("--pairs", type=int, default=6, help="random pairs of faults")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/faults.md")
-    return parser.parse_args()
+    parser.add_argument("--lanes", type=int, default=4, help="so many pieces side by side, each on a server of its own")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/faults.md and README.md")
+    return parser.parse_args(given)
 
 
 #: What each fault gets of the 20,000 jobs, and how many seconds.
 _SHARES: dict[str, tuple[int, float]] = {
-    "F1": (6000, 110),
-    "F5": (2000, 70),
+    "F1": (6000, 120),
+    "F5": (2500, 90),
     "four": (2000, 30),
     "F6": (300, 18),
     "F21": (3000, 0),
@@ -56,31 +52,28 @@ def _share(number: str, size: float) -> tuple[int, float]:
     return max(40, int(jobs * size)), seconds if seconds <= 12 else max(8.0, seconds * size)
 
 
-async def rounds(options: argparse.Namespace, directory: Path) -> AsyncIterator[Result]:
-    """One round, or as many as fit into the hours."""
-    began, seed = monotonic(), options.seed
-    server = await EmbeddedServer.start(directory / "data", settings={"max_connections": "300"})
-    try:
-        while True:
-            for number in _chosen(options, seed):
-                if number == "points":
-                    yield await play_points(directory, seed, None if options.hours else int(150 * options.size))
-                    continue
-                if number == "seeds":
-                    yield await play_seeds(directory, seed, max(5, int(200 * options.size)))
-                    continue
-                jobs, seconds = _share(number.split("+", maxsplit=1)[0], options.size)
-                if number in TRIALS:
-                    yield await hold(number, server, directory, seed, jobs, seconds)
-                else:
-                    yield await fight(
-                        number.split("+"), server=server, directory=directory, seed=seed, jobs=jobs, seconds=seconds
-                    )
-            if not options.hours or monotonic() - began > options.hours * 3600:
-                return
-            seed += 1
-    finally:
-        await server.stop()
+def plan(options: argparse.Namespace, seed: int) -> list[Work]:
+    """The pieces of one round, the longest first."""
+    found: list[Work] = []
+    for number in _chosen(options, seed):
+        if number in {"points", "seeds"}:
+            parts = 5 if number == "points" else 3
+            most = None if options.hours and number == "points" else int(_MOST[number] * options.size)
+            most = most and max(most, parts)
+            found += [Work(number=number, seed=seed, most=most, part=part, parts=parts) for part in range(parts)]
+        else:
+            jobs, seconds = _share(number.split("+", maxsplit=1)[0], options.size)
+            found.append(Work(number=number, seed=seed, jobs=jobs, seconds=seconds))
+    return sorted(found, key=_weight, reverse=True)
+
+
+#: How many crash points and seeds.
+_MOST = {"points": 240, "seeds": 120}
+
+
+def _weight(work: Work) -> float:
+    """Which of two pieces takes longer, more or less."""
+    return 1000 if work.most is None and work.number == "points" else work.seconds + (work.most or 0) / work.parts
 
 
 def _chosen(options: argparse.Namespace, seed: int) -> Sequence[str]:
@@ -90,74 +83,41 @@ def _chosen(options: argparse.Namespace, seed: int) -> Sequence[str]:
     return ["points", "seeds", *FAULTS, *TRIALS, *together]
 
 
-async def play_points(directory: Path, seed: int, most: int | None) -> Result:
-    """Crash points: all, or so many of them."""
-    began = monotonic()
-    server = await EmbeddedServer.start(directory / f"points-{seed}", settings=_FAST)
-    theatre = points.Theatre(server.dsn)
-    try:
-        await theatre.open()
-        every = await points.enumerate_points(theatre)
-        chosen = points.choose(every, most, seed=seed)
-        result = Result(number="points", name=f"crash points ({len(chosen)} of {len(every)})", seed=seed)
-        for point in chosen:
-            result.wrong += [f"seed {seed}, {wrong}" for wrong in await points.play(theatre, point)]
-            kind = "kills" if point.fault == "kill" else "resets"
-            result.hits[kind] = result.hits.get(kind, 0) + 1
-        await theatre.close()
-    finally:
-        await server.stop()
-    result.seconds = monotonic() - began
-    return result
-
-
-async def play_seeds(directory: Path, first: int, seeds: int) -> Result:
-    """Interleavings of three runtimes, a seed each."""
-    began = monotonic()
-    result = Result(number="seeds", name=f"interleavings ({seeds} seeds)", seed=first)
-    server = await EmbeddedServer.start(directory / f"seeds-{first}", settings=_FAST)
-    try:
-        connection = await asyncpg.connect(server.dsn)
-        await connection.execute("create table ledger (who text, note text, at timestamptz default clock_timestamp())")
-        for seed in range(first, first + seeds):
-            await connection.execute("drop schema if exists chimpbase cascade; truncate ledger")
-            # in a thread: it brings an event loop of its own
-            played = await asyncio.to_thread(play, server.dsn, directory, seed)
-            result.hits["statements"] = result.hits.get("statements", 0) + len(played.trace)
-            result.wrong += [f"seed {seed}, {broken}\n    " + "\n    ".join(played.trace) for broken in played.broken]
-        await connection.close()
-    finally:
-        await server.stop()
-    result.seconds = monotonic() - began
-    return result
+async def rounds(options: argparse.Namespace, say: Callable[[str], None]) -> AsyncGenerator[Result]:
+    """One round, or as many as fit into the hours."""
+    began, seed = monotonic(), options.seed
+    while True:
+        lanes = Lanes(options.lanes)
+        teller = asyncio.create_task(tell_of(lanes, say, every_s=20))
+        try:
+            async with aclosing(lanes.results(plan(options, seed))) as results:
+                async for result in results:
+                    yield result
+        finally:
+            teller.cancel()
+        if not options.hours or monotonic() - began > options.hours * 3600:
+            return
+        seed += 1
 
 
 async def main(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Run, print and perhaps write down; the exit code."""
-    logging.getLogger("chimpbase").setLevel(logging.CRITICAL)
-    results: list[Result] = []
-    began = monotonic()
-    with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as name:
-        os.chmod(name, 0o755)  # noqa: PTH101  # a pooler under another account reads its configuration here
-        directory = Path(name)
-        async for result in rounds(options, directory):
-            results.append(result)
-            say(as_table([result], head=len(results) == 1))
+    began, found = monotonic(), list[Result]()
+    async with aclosing(rounds(options, say)) as results:
+        async for result in results:
+            found.append(result)
+            say(f"{monotonic() - began:5.0f} s  {one_line(result)}")
             for wrong in result.wrong[:10]:
                 say(f"  {wrong}")
-    broken = [result for result in results if result.wrong]
-    jobs = sum(result.jobs for result in results)
-    kills = sum(result.hits.get("kills", 0) for result in results)
-    crashes = sum(result.hits.get("crashes", 0) for result in results)
-    summary = (
-        f"{jobs:,} jobs, {kills} kills of processes, {crashes} crashes of PostgreSQL, "
-        f"{len(results)} fights, {len(broken)} broken, {monotonic() - began:.0f} s."
-    )
-    say(summary)
+    order = list(_chosen(options, options.seed))
+    table = joined(found, order)
+    late = too_late(table)
+    summary = summary_of(table, monotonic() - began)
+    say("\n".join((as_table(table), "", summary, *late)))
     if options.write:
-        head, mark, _ = PAGE.read_text().partition(_MARK)
-        PAGE.write_text(f"{head}{mark}\n\n{summary}\n\n{as_table(results)}\n")
-    return 1 if broken else 0
+        write_between(_ROOT / "docs" / "faults.md", "the last run", f"{summary}\n\n{as_table(table)}")
+        write_between(_ROOT / "README.md", "the faults", as_short_table(table))
+    return 1 if late or any(result.wrong for result in table) else 0
 
 
 if __name__ == "__main__":

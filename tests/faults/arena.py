@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,8 +59,12 @@ class Arena:
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
     environ: dict[str, str] = field(default_factory=dict[str, str])
     resumed_s: list[float] = field(default_factory=list[float])
+    taken_over_s: list[float] = field(default_factory=list[float])
+    mishaps: list[str] = field(default_factory=list[str])
     _asked: int = 0
     _deadlocks: int = 0
+    _mustering: asyncio.Task[None] | None = None
+    _errands: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     @property
     def dsn(self) -> str:
@@ -86,6 +90,54 @@ class Arena:
         """Bring the fleet back to its size."""
         while len(self.alive) < self.size and not self.over.is_set():
             await self.recruit()
+
+    def reinforce(self) -> None:
+        """The same, beside the fight."""
+        if self._mustering is None or self._mustering.done():
+            self._mustering = self.meanwhile(self.muster())
+
+    async def kill(self, member: Member) -> None:
+        """SIGKILL, and a clock that runs until its jobs are in other hands."""
+        pid = member.pid
+        await member.kill()
+        self.hit("kills")
+        self.meanwhile(self._time_the_takeover(pid))
+
+    def meanwhile(self, errand: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do it beside the fight, which does not wait for it; but `settle` does."""
+        task = asyncio.create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._errand_ended)
+        return task
+
+    def _errand_ended(self, task: asyncio.Task[None]) -> None:
+        self._errands.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self.mishaps.append(f"the suite itself: {type(error).__name__}: {error}")
+
+    async def _time_the_takeover(self, pid: int) -> None:
+        began = monotonic()
+        connection: asyncpg.Connection | None = None
+        try:
+            connection = await self.connect()
+            held = await connection.fetch(
+                """
+                select job.id, process from chimpbase.job
+                join chimpbase.process on process.id = process where pid = $1
+                """,
+                pid,
+            )
+            if held:
+                dead, jobs = held[0]["process"], [row["id"] for row in held]
+                await until(lambda: _in_other_hands(connection, jobs, dead), deadline_s=20)
+                self.taken_over_s.append(monotonic() - began)
+        except AssertionError:
+            self.taken_over_s.append(monotonic() - began)
+        except (*_LOST, asyncpg.PostgresError):
+            pass  # another fault has ended the watch
+        finally:
+            if connection is not None:
+                connection.terminate()
 
     async def recruit(self, **order: Any) -> Member | None:
         """One more member. Half of them pretend to be on other machines, so that only their leases tell of them."""
@@ -158,6 +210,8 @@ class Arena:
             await until(lambda: _is_idle(connection), deadline_s=within_s)
         except AssertionError:
             pass  # the books will show what is stuck
+        if self._errands:
+            await asyncio.wait(self._errands)
         for member in self.alive:
             self.stops.append(await member.stop())
         books = await self._books(connection)
@@ -168,15 +222,16 @@ class Arena:
         effects = [tuple(row) for row in await connection.fetch("select n, job, attempt from effect")]
         left = await connection.fetch("""
             select payload, tableoid::regclass::text from chimpbase.job union all
+            select payload, tableoid::regclass::text from chimpbase.job_wait union all
             select payload, tableoid::regclass::text from chimpbase.job_later union all
             select payload, tableoid::regclass::text from chimpbase.job_dead
         """)
         broken = [f"{rule}: {what}" for rule, what in await connection.fetch(one_query())]
+        broken += self.mishaps
         broken += [f"a clean stop ended with {code}" for code in self.stops if code]
         notes = self.directory / "notes"
         deadlocks = 0 if self.deadlocks_are_mine else deadlocks_of(self.server)
         # of this server's whole life: each fight begins where the one before ended
-        broken += [f"{deadlocks - self._deadlocks} deadlocks"] if deadlocks > self._deadlocks else []
         return Books(
             asked=read_log(self.log.path),
             effects=[(n, job, attempt) for n, job, attempt in effects],
@@ -184,13 +239,22 @@ class Arena:
             left=[(int(payload) if payload.isdigit() else -1, table) for payload, table in left],
             balance=await the_value(connection, "select sum(balance) from account"),
             most_attempts=MAX_ATTEMPTS,
+            deadlocks=max(0, deadlocks - self._deadlocks),
             broken=broken,
         )
 
 
+async def _in_other_hands(connection: asyncpg.Connection | None, jobs: list[int], dead: int) -> bool:
+    """Whether each has been begun elsewhere, or is done with."""
+    assert connection is not None
+    sql = "select 1 from chimpbase.job where id = any($1::bigint[]) and (process is null or process = $2) limit 1"
+    return await connection.fetchval(sql, jobs, dead) is None
+
+
 async def _is_idle(connection: asyncpg.Connection) -> bool:
     return not await connection.fetchval(
-        "select exists (select from chimpbase.job union all select from chimpbase.job_later)"
+        "select exists (select from chimpbase.job union all select from chimpbase.job_wait "
+        "union all select from chimpbase.job_later)"
     )
 
 

@@ -91,6 +91,11 @@ FITTING: dict[str, Any] = {
     "strike": 1,
     "stream": "log",
     "consumer": "keeper",
+    "sql": "select 1",
+    "collection": "papers",
+    "namespace": "space",
+    "where": {},
+    "changes": {"set": {"a": 1}},
 }
 #: Arguments that hold a function or a token, of which a wrong type is the only bad value.
 SLOW = {"timeout"}
@@ -99,7 +104,7 @@ SLOW = {"timeout"}
 def verbs(client: type[Any]) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
     """Every public verb of a client: its name, itself, and its parameters by name (`Unpack` unpacked)."""
     for name, function in inspect.getmembers(client, inspect.isfunction):
-        if not name.startswith("_"):
+        if not name.startswith("_") or name == "__call__":
             yield name, function, parameters(function)
 
 

@@ -14,7 +14,6 @@ import asyncpg
 from chimpbase._pg.embedded import EmbeddedServer
 from tests.faults.arena import Arena, arena_of
 from tests.faults.chaos import FAULTS, Fault
-from tests.faults.ledger import DOUBLED, LOST, STALE, STUCK
 from tests.waiting import passing
 
 
@@ -31,7 +30,13 @@ class Result:
     counts: dict[str, int] = field(default_factory=dict[str, int])
     seconds: float = 0.0
     resumed_s: list[float] = field(default_factory=list[float])
+    taken_over_s: list[float] = field(default_factory=list[float])
     skipped: str = ""
+    done: int = 0
+    of: int = 0
+
+    def hit(self, what: str, times: int = 1) -> None:
+        self.hits[what] = self.hits.get(what, 0) + times
 
     @property
     def verdict(self) -> str:
@@ -93,7 +98,7 @@ async def judge(arena: Arena, jobs: int) -> Result:
     """Let everything come to its end, and judge the books."""
     result = Result(number="", name="", jobs=jobs)
     violations = await arena.settle()
-    result.hits, result.resumed_s = arena.hits, arena.resumed_s
+    result.hits, result.resumed_s, result.taken_over_s = arena.hits, arena.resumed_s, arena.taken_over_s
     for violation in violations:
         result.counts[violation.kind] = result.counts.get(violation.kind, 0) + 1
     result.wrong = [f"seed {arena.seed}, {violation}" for violation in violations]
@@ -117,16 +122,3 @@ def _agree(one: Fault, two: Fault) -> bool:
     # two that take the server or the whole fleet away leave nobody to fight
     alone = {"F5", "F6", "F16", "F19", "F23"}
     return len(together) <= 1 and not {one.number, two.number} <= alone
-
-
-def as_table(results: Sequence[Result], *, head: bool = True) -> str:
-    """Markdown, one line for each."""
-    title = "| fault | what | seed | jobs | done | lost | doubled | stuck | stale | resumed p99 | time | verdict |\n"
-    lines = [title + "|" + "---|" * 12] if head else []
-    for one in results:
-        hits = ", ".join(f"{times} {what}" for what, times in sorted(one.hits.items())) or "-"
-        counts = " | ".join(str(one.counts.get(kind, 0)) for kind in (LOST, DOUBLED, STUCK, STALE))
-        resumed = f"{sorted(one.resumed_s)[int(len(one.resumed_s) * 0.99)]:.2f} s" if one.resumed_s else "-"
-        cells = f"| {one.number} | {one.name} | {one.seed} | {one.jobs} | {hits} | {counts} | {resumed} "
-        lines.append(cells + f"| {one.seconds:.0f} s | {one.verdict} |")
-    return "\n".join(lines)

@@ -20,6 +20,8 @@ from tests.faults.pooler import why_no_pooler
 from tests.running import the_value
 from tests.waiting import passing, until
 
+#: Numbers that nobody else uses.
+_PROBES = 20_000_000
 Deed = Callable[[Arena], Awaitable[None]]
 
 
@@ -51,9 +53,8 @@ def fault(
 async def kill_workers(arena: Arena) -> None:
     while await arena.until_over(arena.dice.uniform(0.3, 0.7)):
         if arena.alive:
-            await arena.dice.choice(arena.alive).kill()
-            arena.hit("kills")
-        await arena.muster()
+            await arena.kill(arena.dice.choice(arena.alive))
+        arena.reinforce()
 
 
 @fault("F2", "worker stalled for two leases (SIGSTOP)")
@@ -103,7 +104,7 @@ async def terminate_backends(arena: Arena) -> None:
 
 @fault("F5", "PostgreSQL crashed (immediate stop, or kill -9 of a backend)")
 async def crash_server(arena: Arena) -> None:
-    while await arena.until_over(1.2):
+    while await arena.until_over(arena.dice.uniform(0.3, 0.9)):
         _, children = backends(arena.server)
         if children and arena.dice.random() < 0.5:
             try:
@@ -117,26 +118,25 @@ async def crash_server(arena: Arena) -> None:
 
 
 async def _time_the_return(arena: Arena) -> None:
-    """How long after the server's return the next job was done."""
+    """How long after the server's return a job that is enqueued then has been done."""
     connection = await arena.connect()
-    began = monotonic()
+    began, probe = monotonic(), _PROBES + arena.hits["crashes"]
     try:
-        before = await _effects(connection)
-        await until(lambda: _more(connection, before), deadline_s=5)
-    except (AssertionError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        return  # there was nothing to do, or the server died again
-    else:
-        arena.resumed_s.append(monotonic() - began)
+        arena.log.write("invoke", [probe], queue="transfer")
+        await connection.execute("select chimpbase.enqueue('transfer', to_jsonb($1::int))", probe)
+        arena.log.write("ok", [probe], queue="transfer")
+        await until(lambda: _is_done(connection, probe), deadline_s=20)
+    except AssertionError:
+        pass  # as long as that, at least
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return  # it was not down yet when it answered
     finally:
         connection.terminate()
+    arena.resumed_s.append(monotonic() - began)
 
 
-async def _effects(connection: asyncpg.Connection) -> int:
-    return await the_value(connection, "select count(*) from effect")
-
-
-async def _more(connection: asyncpg.Connection, before: int) -> bool:
-    return await _effects(connection) > before
+async def _is_done(connection: asyncpg.Connection, n: int) -> bool:
+    return await the_value(connection, "select exists (select from effect where n = $1)", n)
 
 
 @fault("F6", "PostgreSQL away for five leases")
@@ -220,8 +220,7 @@ async def kill_in_statement(arena: Arena) -> None:
         await connection.execute("lock table account in access exclusive mode")
         await passing(0.3)
         if arena.alive:
-            await arena.dice.choice(arena.alive).kill()
-            arena.hit("kills")
+            await arena.kill(arena.dice.choice(arena.alive))
         await transaction.rollback()
         await arena.muster()
     await connection.close()

@@ -71,6 +71,7 @@ class Herd(Fleet):
             return await super().launch(host=host, **order)
         told, directory = self.order(host, order), self.directory
         log = directory / f"member-{len(self.members)}.log"
+        log.touch()  # it may die before it opens it
         ours, theirs = _context.Pipe(duplex=False)
         process = _context.Process(
             target=_live, args=(self.module, self.dsn, told, environ, str(log), theirs), daemon=True

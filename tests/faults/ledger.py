@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 Answer = Literal["ok", "fail", "unknown"]
-LOST, DOUBLED, STUCK, STALE, FALSE = "lost", "doubled", "stuck", "stale", "false answer"
+LOST, DOUBLED, STUCK, STALE, FALSE, DEADLOCK = "lost", "doubled", "stuck", "stale", "false answer", "deadlock"
 
 
 class ClientLog:
@@ -45,6 +45,7 @@ class Books:
     left: Sequence[tuple[int, str]] = ()  # number, table where it is left over
     balance: int = 0
     most_attempts: int = 0
+    deadlocks: int = 0
     broken: Sequence[str] = field(default_factory=tuple)  # invariants that do not hold
 
 
@@ -99,6 +100,8 @@ def check(books: Books) -> list[Violation]:
             say(STALE, f"one attempt was made {times} times: {line}", int(line.split()[1]))
     if books.balance:
         say("balance", f"the accounts sum up to {books.balance}")
+    for _ in range(books.deadlocks):
+        say(DEADLOCK, "the server had to end one; its log says of whom")
     for rule in books.broken:
         say("invariant", rule)
     return found

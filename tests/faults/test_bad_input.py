@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import asyncpg
 import pytest
 
 from chimpbase import App, Ctx, Event, Signal, Wf
-from chimpbase._app.ctx import Ctx as CtxType
 from chimpbase._core.errors import ChimpbaseError, QueryError
 from tests.faults.bad_values import OTHERS, STRINGS, fitting, verbs
 from tests.running import Start, is_idle, the_value
@@ -24,7 +23,22 @@ from tests.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(150)]
 
-CLIENTS = ("queue", "pubsub", "workflow", "kv", "cron", "stream")
+#: What carries verbs, and how a ctx comes to it.
+CLIENTS: dict[str, Callable[[Ctx], Any]] = {
+    "db": lambda ctx: ctx.db,
+    "queue": lambda ctx: ctx.queue,
+    "job handle": lambda ctx: ctx.queue.handle(1),
+    "pubsub": lambda ctx: ctx.pubsub,
+    "workflow": lambda ctx: ctx.workflow,
+    "run handle": lambda ctx: ctx.workflow.handle("run"),
+    "kv": lambda ctx: ctx.kv,
+    "cron": lambda ctx: ctx.cron,
+    "stream": lambda ctx: ctx.stream,
+    "collection": lambda ctx: ctx.collection,
+    "documents": lambda ctx: ctx.collection("papers"),
+}
+#: What of a ctx is a value, not a client.
+VALUES = {"idempotency_key", "job", "jobs", "log", "trace_id"}
 SECRET = "canary-7b1c-secret"
 _LIMIT_S = 10
 
@@ -57,62 +71,74 @@ async def app(start: Start, outside: asyncpg.Connection) -> AsyncIterator[App]:
     assert await the_value(outside, "select sings from canary")
 
 
-def client_type(name: str) -> type[Any]:
-    found = inspect.getattr_static(CtxType, name)
-    assert isinstance(found, property)
-    assert found.fget is not None
-    return type(found.fget(_blank()))
-
-
-def _blank() -> CtxType:
-    """A ctx of which only the clients' types are asked."""
-    from chimpbase._app.origin import Origin
-    from chimpbase._app.unit import Unit
-
-    origin = Origin(title="t", name="n", cause="c", new_trace=lambda: "0" * 32)
-    nothing: Any = None
-    return CtxType(nothing, Unit(nothing, title="t").root, origin)
-
-
 async def _call(app: App, client: str, verb: str, arguments: dict[str, Any]) -> BaseException | None:
     """What came out of the verb, if anything."""
     try:
         async with asyncio.timeout(_LIMIT_S), app.transaction() as ctx:
-            answer = getattr(getattr(ctx, client), verb)(**arguments)
-            if hasattr(answer, "__aenter__"):
-                async with AsyncExitStack() as stack:
-                    await stack.enter_async_context(answer)
-            elif inspect.isawaitable(answer):
-                await answer
+            await _finished(getattr(CLIENTS[client](ctx), verb)(**arguments))
     except Exception as error:
         return error
     return None
 
 
-def _is_ours(error: BaseException | None) -> bool:
-    # a QueryError is the server's refusal of a statement that should not have been sent
-    return error is None or (isinstance(error, ChimpbaseError) and not isinstance(error, QueryError))
+async def _finished(answer: Any) -> None:
+    """Wait for what a verb gave: a coroutine, a block, or entries without an end, of which the first is enough."""
+    if hasattr(answer, "__aenter__"):
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(answer)
+    elif inspect.isasyncgen(answer):
+        try:
+            await asyncio.wait_for(anext(answer), 0.05)
+        except (TimeoutError, StopAsyncIteration):
+            await answer.aclose()
+    elif inspect.isawaitable(answer):
+        await answer
+
+
+def _is_ours(error: BaseException | None, *, own_sql: bool = False) -> bool:
+    # a QueryError is the server's refusal of a statement that should not have been sent, unless it was the caller's own
+    return error is None or (isinstance(error, ChimpbaseError) and (own_sql or not isinstance(error, QueryError)))
 
 
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_a_bad_value_is_refused_by_us_and_not_by_the_server_or_python(app: App, client: str) -> None:
     wrong: list[str] = []
-    for verb, _, found in verbs(client_type(client)):
-        base = fitting(found)
-        for name in found:
+    async with app.transaction() as ctx:
+        found = list(verbs(type(CLIENTS[client](ctx))))
+    for verb, _, parameters in found:
+        base = fitting(parameters)
+        for name in parameters:
             if name == "timeout":
                 continue  # None of them: a wait for ever is what was asked for
             for value in (*STRINGS, *OTHERS):
                 error = await _call(app, client, verb, {**base, name: value})
-                if not _is_ours(error):
+                if not _is_ours(error, own_sql=client == "db"):
                     wrong.append(f"{client}.{verb}({name}={value!r:.40}): {type(error).__name__}: {error!s:.120}")
     assert "\n".join(wrong) == ""
 
 
-@pytest.mark.parametrize("client", CLIENTS)
-def test_every_verb_has_fitting_arguments_to_start_from(client: str) -> None:
-    for verb, _, found in verbs(client_type(client)):
-        assert set(fitting(found)) <= set(found), verb
+async def test_no_client_of_a_ctx_is_left_out(app: App) -> None:
+    found = {name for name, _ in inspect.getmembers(Ctx, lambda member: isinstance(member, property))}
+    assert found <= CLIENTS.keys() | VALUES
+
+
+async def test_what_does_not_fit_a_place_in_the_callers_own_sql_is_refused_by_us(app: App) -> None:
+    wrong: list[str] = []
+    for sql in (
+        "select $1::text",
+        "select $1::bigint",
+        "select $1::jsonb",
+        "select $1::timestamptz",
+        "select $1::text[]",
+    ):
+        for value in (*STRINGS, *OTHERS):
+            try:
+                async with app.transaction() as ctx:
+                    await ctx.db.fetch_value(sql, value)
+            except Exception as error:
+                if not isinstance(error, ChimpbaseError):
+                    wrong.append(f"{sql} {value!r:.40}: {type(error).__name__}: {error!s:.120}")
+    assert "\n".join(wrong) == ""
 
 
 async def test_a_secret_appears_in_no_table_log_or_error(

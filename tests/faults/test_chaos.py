@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chimpbase._pg.embedded import EmbeddedServer
-from tests.faults.battle import Result, as_table, fight, pairs
+from tests.faults.battle import fight, pairs
 from tests.faults.chaos import FAULTS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(170)]
@@ -41,10 +41,3 @@ def test_pairs_are_drawn_by_their_seed_and_can_happen_together() -> None:
     assert drawn == pairs(20, seed=3)
     for one, two in drawn:
         assert len({FAULTS[one].network, FAULTS[two].network} - {""}) <= 1
-
-
-def test_a_result_says_what_is_wrong() -> None:
-    broken = Result(number="F1", name="kill", seed=1, jobs=2, wrong=["job 1 is lost"], counts={"lost": 1})
-    assert as_table([broken], head=False) == "| F1 | kill | 1 | 2 | - | 1 | 0 | 0 | 0 | - | 0 s | BROKEN |"
-    skipped = Result(number="F23", name="pooler", skipped="pgbouncer is not installed")
-    assert "skipped: pgbouncer is not installed" in as_table([skipped])

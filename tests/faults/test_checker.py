@@ -34,6 +34,7 @@ def test_books_that_agree_are_in_order() -> None:
         (Books(asked=ASKED, effects=EFFECTS, notes=NOTES * 2), "stale"),
         (Books(asked=ASKED, effects=EFFECTS, notes=[*NOTES, "begin 2 12 2"], most_attempts=1), "attempts"),
         (Books(asked=ASKED, effects=EFFECTS, notes=NOTES, balance=1), "balance"),
+        (Books(asked=ASKED, effects=EFFECTS, notes=NOTES, deadlocks=1), "deadlock"),
         (Books(asked=ASKED, effects=EFFECTS, notes=NOTES, broken=["a rule"]), "invariant"),
     ],
 )

@@ -199,9 +199,9 @@ async def four(server: EmbeddedServer, directory: Path, seed: int, jobs: int, se
         watcher = asyncio.create_task(_watch_limits(arena))
         while not producer.done():
             await passing(1.0)
-            await arena.dice.choice(arena.alive).kill()
-            arena.hit("kills")
-            await arena.muster()
+            if arena.alive:
+                await arena.kill(arena.dice.choice(arena.alive))
+            arena.reinforce()
         await producer
         result = await judge(arena, jobs)
         arena.over.set()

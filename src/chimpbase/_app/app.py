@@ -42,7 +42,7 @@ class App(Decorators):
         self.registry = Registry()
         self.edge_entries: list[EdgeEntry] = []
         self._runtime: Runtime | None = None
-        self.register(*register)
+        self.register(register)
 
     def __repr__(self) -> str:
         return f"App({self.name!r}, {sum(1 for _ in self.definitions())} definitions)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chimpbase._app.registry import flatten
+from chimpbase._core.names import check_name
 
 
 class Blueprint:
@@ -16,9 +17,9 @@ class Blueprint:
     """
 
     def __init__(self, name: str, register: Sequence[object] = ()) -> None:
-        self.name = name
+        self.name = check_name("blueprint", name)
         self._entries: list[object] = []
-        self.register(*register)
+        self.register(register)
 
     def register(self, *entries: object) -> None:
         """Add definitions, tokens, lists of them, or blueprints."""

@@ -14,6 +14,7 @@ from chimpbase._app.collection_values import (
     Page,
     Shape,
     cursor,
+    listed,
     parse_changes,
     parse_cursor,
     parse_fields,
@@ -101,7 +102,7 @@ class CollectionClient(Generic[T]):
             NotUnique: an id or unique fields are there. PostgreSQL ends the transaction.
             PayloadError: one does not fit; the reason names its place. No SQL was sent.
         """
-        new = list(self._all_new(values))
+        new = list(self._all_new(listed(values, subject="documents")))
         if not new:
             return []
         async with self._frame.statement() as connection:

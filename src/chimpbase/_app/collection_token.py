@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast, overload
 
 from chimpbase._app.tokens import Token
 from chimpbase._core.errors import UsageError
@@ -48,10 +48,8 @@ class Search:
     """The fields whose words can be searched, and the language they are written in."""
 
     def __init__(self, fields: Sequence[str], *, language: str) -> None:
-        if isinstance(fields, str) or not fields:
+        if isinstance(fields, str) or not isinstance(cast(object, fields), Iterable) or not fields:
             raise UsageError(f"search must be a list of fields, not {fields!r:.60}.")
-        if language not in LANGUAGES:
-            raise UsageError(f"There is no language {language!r:.40}; there are: {', '.join(sorted(LANGUAGES))}.")
         self.fields, self.language = tuple(fields), language
         self.paths: tuple[Path, ...] = tuple(parse_path(field, subject="search") for field in fields)
 
@@ -129,14 +127,18 @@ class Collection(Token[T]):
         if not self.codec.is_object:
             raise UsageError(f"Documents of collection {name!r} must be JSON objects; {type!r:.60} is not.")
         self.version = check_whole(version, subject="version", minimum=1, maximum=1_000_000)
+        if not isinstance(cast(object, upcasts or {}), Mapping):
+            raise UsageError(f"upcasts must map versions to functions, not {upcasts!r:.60}.")
         self.upcasts = dict(upcasts or {})
         for number, upcast in self.upcasts.items():
             check_whole(number, subject="the version of an upcast", minimum=1, maximum=version - 1)
             if not callable(upcast):
                 raise UsageError(f"The upcast from version {number} must be a function, not {upcast!r:.40}.")
-        if isinstance(indexes, str):
-            raise UsageError("indexes must be a list of fields or Index(...). Pass a list.")
+        if isinstance(indexes, str) or not isinstance(cast(object, indexes), Iterable):
+            raise UsageError(f"indexes must be a list of fields or Index(...), not {indexes!r:.60}.")
         self.indexes = tuple(one if isinstance(one, Index) else Index(one) for one in indexes)
+        if not isinstance(cast(object, language), str) or language not in LANGUAGES:
+            raise UsageError(f"There is no language {language!r:.40}; there are: {', '.join(sorted(LANGUAGES))}.")
         self.search = Search(search, language=language) if search else None
 
     def traits(self) -> tuple[Any, ...]:

@@ -121,18 +121,31 @@ def new_id() -> str:
     return str(uuid.UUID(int=number))
 
 
+def listed(given: Any, *, subject: str) -> list[Any]:
+    """Several, in order; a text is one.
+
+    Raises:
+        PayloadError: it holds nothing that could be gone through.
+    """
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, Iterable):
+        raise PayloadError(f"must be a list, not {type(given).__name__}", subject=subject)
+    return list(cast("Iterable[Any]", given))
+
+
 def parse_sort(sort: str | Sequence[str]) -> list[SortKey]:
     """Read `"age"`, `"-age"` or a list of such.
 
     Raises:
         PayloadError: it is none.
     """
-    given = [sort] if isinstance(sort, str) else list(sort)
+    given = listed(sort, subject="sort")
     if len(given) > _MOST_KEYS:
         raise PayloadError(f"has {len(given)} keys; the limit is {_MOST_KEYS}", subject="sort")
     return [
         SortKey(path=parse_path(one.removeprefix("-"), subject="sort"), descending=one.startswith("-"))
-        if isinstance(one, str)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if isinstance(one, str)
         else _no_key(one)
         for one in given
     ]
@@ -144,9 +157,10 @@ def parse_fields(fields: Sequence[str]) -> list[Path]:
     Raises:
         PayloadError: one of them is no path, or there are too many.
     """
-    if isinstance(fields, str) or not 1 <= len(fields) <= 100:
+    given: list[Any] = [] if isinstance(fields, str) else listed(fields, subject="fields")
+    if not 1 <= len(given) <= 100:
         raise PayloadError("must be a list of 1 to 100 fields", subject="fields")
-    return [parse_path(field, subject="fields") for field in fields]
+    return [parse_path(field, subject="fields") for field in given]
 
 
 def cursor(stored: Stored, sort: Sequence[SortKey]) -> str:
@@ -192,8 +206,7 @@ def parse_changes(changes: Mapping[str, Any]) -> list[tuple[str, Path, Any]]:
             found.append((verb, (), _object(given, "merge")))
             continue
         if verb == "unset":
-            listed = [given] if isinstance(given, str) else list(given)
-            found += [(verb, parse_path(field, subject="unset"), None) for field in listed]
+            found += [(verb, parse_path(field, subject="unset"), None) for field in listed(given, subject="unset")]
             continue
         for field, value in _object(given, verb).items():
             if verb == "inc" and (isinstance(value, bool) or not isinstance(value, int | float)):

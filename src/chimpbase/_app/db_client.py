@@ -31,6 +31,7 @@ class DbClient:
         Raises:
             NotFound: `as_` is given and there is no row; leave it out to get None.
             PayloadError: the row does not fit `as_`.
+            UsageError: `as_` is no type that a row can be.
             DatabaseError: the statement failed.
         """
         async with self._statement(sql) as connection:
@@ -69,6 +70,8 @@ class DbClient:
         return int(count) if count.isdigit() else 0
 
     def _statement(self, sql: str) -> Any:
+        if not isinstance(sql, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"A statement is a text, not {type(sql).__name__}; values go behind it, for $1, $2.")
         first = sql.lstrip().split(None, 1)[0].rstrip(";").lower() if sql.strip() else ""
         if first in _ENDING:
             raise UsageError(
@@ -112,6 +115,8 @@ def _into(row: dict[str, Any], as_: Any) -> Any:
         return msgspec.convert(row, as_)
     except (msgspec.ValidationError, ValueError) as error:
         raise PayloadError(str(error), subject=f"row as {_name(as_)}") from error
+    except TypeError as error:
+        raise UsageError(f"as_={_name(as_):.80} is no type that a row can be: {error!s:.200}") from error
 
 
 def _name(annotation: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar, cast, get_args, get_origin
 
@@ -14,10 +14,12 @@ from chimpbase._core.errors import UsageError
 from chimpbase._core.limits import Limits
 from chimpbase._core.outcomes import Outcome
 from chimpbase._core.parameters import Parameters
+from chimpbase._core.retry import Retry
 
 T = TypeVar("T")
 R = TypeVar("R")
 D = TypeVar("D", bound=Definition)
+K = TypeVar("K")
 
 #: What a subscription or cron handler may be: its result is None or an outcome.
 Handler = Callable[[Ctx, T], Coroutine[Any, Any, Outcome | None]] | Callable[[SyncCtx, T], Outcome | None]
@@ -76,6 +78,40 @@ def timeout_of(value: timedelta | float | None) -> timedelta | None:
     return None if value is None else seconds(value, subject="timeout", minimum=timedelta(milliseconds=1))
 
 
+def retry_of(value: Retry | None, default: Retry | None = None) -> Retry:
+    """How often it is tried; the default, else that of `Retry()`, when nothing is said."""
+    if value is None:
+        return default or Retry()
+    if isinstance(cast(object, value), Retry):
+        return value
+    raise UsageError(f"retry must be Retry(...), not {value!r:.60}.")
+
+
+def flag_of(value: bool, *, subject: str) -> bool:
+    """True or False, and nothing that is only taken for it."""
+    if type(value) is not bool:
+        raise UsageError(f"{subject} must be True or False, not {value!r:.40}.")
+    return value
+
+
+def token_of(value: Any, kind: type[K], make: Callable[[str], K], *, subject: str) -> K:
+    """The token itself, or the one of that name."""
+    if isinstance(value, str):
+        return make(value)
+    if isinstance(value, kind):
+        return value
+    raise UsageError(f"{subject} must be {kind.__name__}(...) or a name, not {value!r:.60}.")
+
+
+def migrations_of(value: Any) -> dict[int, Any]:
+    """What moves the runs of older versions: a function for each of their numbers."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UsageError(f"migrate must map older versions to functions, not {value!r:.60}.")
+    return dict(cast("Mapping[int, Any]", value))
+
+
 def limits_of(value: Limits | None) -> Limits | None:
     if value is None or isinstance(cast(object, value), Limits):
         return value
@@ -90,8 +126,8 @@ def retention_of(value: timedelta | float | None) -> timedelta | None:
 def slots_of(value: int | None) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not 1 <= value <= 10_000:
-        raise UsageError(f"concurrency must be a whole number from 1 to 10000, not {value!r}.")
+    if type(value) is not int or not 1 <= value <= 10_000:
+        raise UsageError(f"concurrency must be a whole number from 1 to 10000, not {value!r:.40}.")
     return value
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, get_args, get_origin, overload
 
-from chimpbase._app.decorator_arguments import Handler, Keeper, check_payload, timeout_of
+from chimpbase._app.decorator_arguments import Handler, Keeper, check_payload, flag_of, retry_of, timeout_of
 from chimpbase._app.definitions import Cron, source_of
 from chimpbase._app.schedule_terms import schedule_terms
 from chimpbase._core.codec import Codec, codec_for
@@ -119,9 +119,9 @@ class CronDecorator(Keeper):
                     function=function,
                     schedule=terms,
                     payload_codec=codec,
-                    retry=retry or Retry(),
+                    retry=retry_of(retry),
                     timeout=timeout_of(timeout),
-                    transaction=transaction,
+                    transaction=flag_of(transaction, subject="transaction"),
                 )
             )
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 from chimpbase._app.contracts import contract_of, hash_of
 from chimpbase._app.declarative import FlowStep, Wait, checked_steps, every_step
 from chimpbase._app.declarative_workflow import DeclaredWorkflow, compiled
-from chimpbase._app.decorator_arguments import limits_of, slots_of
+from chimpbase._app.decorator_arguments import limits_of, migrations_of, slots_of
 from chimpbase._app.decorators_workflows import DecorateWorkflow, WorkflowDecorator
 from chimpbase._app.definitions import Workflow
 from chimpbase._app.old_run import OldRun
@@ -117,7 +117,7 @@ class DeclarativeDecorator(WorkflowDecorator):
             version=version,
             concurrency=slots_of(concurrency) or 1,
             limits=limits_of(limits),
-            migrate=dict(migrate or {}),
+            migrate=migrations_of(migrate),
             steps=taken,
             place=place,
         )

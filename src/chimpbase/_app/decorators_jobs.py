@@ -13,12 +13,15 @@ from chimpbase._app.decorator_arguments import (
     batch_of,
     check_payload,
     executor_of,
+    flag_of,
     item_type,
     limits_of,
     payload_type,
     retention_of,
+    retry_of,
     slots_of,
     timeout_of,
+    token_of,
 )
 from chimpbase._app.definitions import Executor, Subscription, Worker
 from chimpbase._app.subscription_arguments import Dispatch, SubscriptionStart, dispatch_of, field_of, start_of
@@ -130,18 +133,18 @@ class WorkerDecorator(Keeper):
         def decorate(function: Callable[..., Any]) -> Worker[Any, Any]:
             together = batch_of(batch)
             asked = payload_type(function) if together is None else item_type(function)
-            token = Queue(queue, asked) if isinstance(queue, str) else queue
+            token = token_of(queue, Queue, lambda name: Queue(name, asked), subject="queue")
             check_payload(function, token.type if together is None else list[token.type])
             return self._keep(
                 Worker(
                     name=token.name,
                     function=function,
                     queue=token,
-                    retry=retry or Retry(),
+                    retry=retry_of(retry),
                     timeout=timeout_of(timeout),
                     concurrency=slots_of(concurrency),
                     limits=limits_of(limits),
-                    transaction=transaction,
+                    transaction=flag_of(transaction, subject="transaction"),
                     retention=retention_of(retention),
                     executor=executor_of(executor),
                     batch=together or 1,
@@ -221,7 +224,7 @@ class SubscribeDecorator(Keeper):
         """
 
         def decorate(function: Callable[..., Any]) -> Subscription[Any]:
-            token = _topic(event, function) if isinstance(event, str) else event
+            token = token_of(event, Event, lambda name: _topic(name, function), subject="event")
             check_payload(function, token.type)
             path = None if ordered_by is None else field_of(ordered_by)
             return self._keep(
@@ -229,11 +232,11 @@ class SubscribeDecorator(Keeper):
                     name=name or function.__name__,
                     function=function,
                     event=token,
-                    retry=retry or Retry(),
+                    retry=retry_of(retry),
                     timeout=timeout_of(timeout),
                     concurrency=slots_of(concurrency),
                     limits=limits_of(Limits(ordered=True) if limits is None and path else limits),
-                    transaction=transaction,
+                    transaction=flag_of(transaction, subject="transaction"),
                     conditions=tuple(conditions({} if where is None else where)),
                     ordered_by=path,
                     start=start_of(start),

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar, get_args, get_type_hints, overload
 
 from chimpbase._app.ctx import Ctx
-from chimpbase._app.decorator_arguments import Keeper, timeout_of
+from chimpbase._app.decorator_arguments import Keeper, retry_of, timeout_of, token_of
 from chimpbase._app.definitions import Consumer, source_of
 from chimpbase._app.entries import Entry
 from chimpbase._app.sync import SyncCtx
@@ -79,7 +79,7 @@ class ConsumerDecorator(Keeper):
         """
 
         def decorate(function: Callable[..., Any]) -> Consumer[Any]:
-            token = Stream(stream, _payload_type(function)) if isinstance(stream, str) else stream
+            token = token_of(stream, Stream, lambda name: Stream(name, _payload_type(function)), subject="stream")
             return self._keep(
                 Consumer(
                     name=name or function.__name__,
@@ -88,7 +88,7 @@ class ConsumerDecorator(Keeper):
                     batch=_whole(batch, "batch", 10_000),
                     partitions=_whole(partitions, "partitions", 1024),
                     start=_start(start),
-                    retry=retry or Retry(),
+                    retry=retry_of(retry),
                     poison=_poison(poison),
                     timeout=timeout_of(timeout),
                 )

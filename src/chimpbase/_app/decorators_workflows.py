@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from chimpbase._app.ctx import Ctx
-from chimpbase._app.decorator_arguments import Keeper, limits_of, slots_of, timeout_of
+from chimpbase._app.decorator_arguments import Keeper, flag_of, limits_of, migrations_of, retry_of, slots_of, timeout_of
 from chimpbase._app.definitions import Step, Workflow
 from chimpbase._app.old_run import OldRun
 from chimpbase._app.sync import SyncCtx
@@ -94,9 +94,9 @@ class StepDecorator(Keeper):
                 Step(
                     name=name or function.__name__,
                     function=function,
-                    retry=retry or _STEP_RETRY,
+                    retry=retry_of(retry, _STEP_RETRY),
                     timeout=timeout_of(timeout),
-                    transaction=transaction,
+                    transaction=flag_of(transaction, subject="transaction"),
                     durable=durable,
                     on_exhausted=on_exhausted,
                     was=was,
@@ -141,7 +141,7 @@ class WorkflowDecorator(Keeper):
                     version=version,
                     concurrency=slots_of(concurrency) or 1,
                     limits=limits_of(limits),
-                    migrate=dict(migrate or {}),
+                    migrate=migrations_of(migrate),
                 )
             )
 

@@ -262,9 +262,9 @@ class Workflow(Definition, Generic[T, R]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.version, bool) or not 1 <= self.version < 2**31:
-            raise UsageError(f"{self.title}: version must be a whole number from 1, not {self.version!r}.")
-        if not all(1 <= old < self.version for old in self.migrate):
+        if type(self.version) is not int or not 1 <= self.version < 2**31:
+            raise UsageError(f"{self.title}: version must be a whole number from 1, not {self.version!r:.40}.")
+        if not all(type(old) is int and 1 <= old < self.version for old in self.migrate):
             raise UsageError(f"{self.title}: migrate maps older versions to functions, not {list(self.migrate)}.")
         if not self.is_async:
             raise UsageError(f"{self.title} must be `async def`: it waits. Put blocking work into steps.")

@@ -234,7 +234,7 @@ def stream_of(registry: Registry, given: Stream[Any] | str) -> Stream[Any]:
 def flatten(entries: Iterable[object]) -> Iterator[object]:
     """The entries of lists, tuples and blueprints, one by one."""
     for entry in entries:
-        if isinstance(entry, list | tuple):
+        if isinstance(entry, list | tuple | set | frozenset):
             yield from flatten(entry)  # pyright: ignore[reportUnknownArgumentType]
         elif hasattr(entry, "__chimpbase_entries__"):
             yield from flatten(entry.__chimpbase_entries__())  # type: ignore[attr-defined]

@@ -132,8 +132,14 @@ def every(
 
     Raises: UsageError.
     """
-    parts = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
-    return Cadence(f"@every {format_duration(_interval((interval or timedelta(0)) + parts))}")
+    if not isinstance(cast(object, interval), timedelta | None):
+        raise UsageError(f"An interval is a timedelta, not {interval!r:.60}.")
+    try:
+        parts = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
+        whole = (interval or timedelta(0)) + parts
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"An interval is made of numbers from 1 second to 366 days in all: {error}.") from None
+    return Cadence(f"@every {format_duration(_interval(whole))}")
 
 
 def due(
