@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
+import hypothesis
 import pytest
 
 from chimpbase._pg.embedded import EmbeddedServer
@@ -25,6 +26,11 @@ _T = TypeVar("_T")
 
 # Nothing here outlives the run, so nothing needs to survive a crash.
 _FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "300"}
+
+
+# how fast a machine is, is not what a property is about
+hypothesis.settings.register_profile("house", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("house")
 
 
 class _Caretaker:
