@@ -27,6 +27,8 @@ from tests.waiting import passing, until
 
 _QUEUES = ("write", "batch", "flaky", "snoozing", "rejected", "caller")
 _WANTED = Counter(["x", "x", "x", "x", "x 1", "x 2", "follow x", "journey x", "one x", "two x", "slept x", "before"])
+#: By the director's clock; at no multiple of any pace, so that no timer rings in the very moment the play begins.
+_UP_BY_S = 3.217
 _PACE: dict[str, Any] = {
     "lease": timedelta(hours=1),
     "poll": timedelta(seconds=1),
@@ -88,12 +90,13 @@ def _staged(director: Director) -> Generator[None]:
                 for clock in ("perf_counter", "monotonic"):
                     if clock in vars(module):
                         put(module, clock, lambda: director.now)
-        connect = Connector.connect
+        connect, one_by_one = Connector.connect, asyncio.Lock()
 
         async def connect_counted(self: Connector, **options: Any) -> Any:
             director.opening += 1
             try:
-                return await connect(self, **options)
+                async with one_by_one:  # or the network decides which of two that were asked for is there first
+                    return await connect(self, **options)
             finally:
                 director.opening -= 1
 
@@ -125,6 +128,7 @@ async def _play(director: Director, dsn: str, directory: Path, runtimes: int) ->
         for n in range(runtimes):
             director.member = n
             await stack.enter_async_context(build().running(database_url=dsn, project=directory, **_PACE))
+        await _settled(director)
         for queue in _QUEUES:
             director.watch.execute("select chimpbase.enqueue(%s, '\"x\"')", [queue])
         for flow, id in (("sleeper", "s"), ("listener", "l")):
@@ -142,6 +146,17 @@ async def _play(director: Director, dsn: str, directory: Path, runtimes: int) ->
     notes = Counter(row[0] for row in director.watch.execute("select note from ledger").fetchall())
     if notes != _WANTED and not director.broken:
         director.broken.append(f"in the end: too much {notes - _WANTED}, too little {_WANTED - notes}")
+
+
+async def _settled(director: Director) -> None:
+    """Until nothing is under way: what begins the play must not depend on how fast the runtimes came up.
+
+    Their first statements race over real sockets. Time stands still meanwhile, so once they rest, each timer is where
+    the clock alone has put it.
+    """
+    await passing(_UP_BY_S)
+    while director.flying or director.opening:
+        await passing(0.01)
 
 
 def _is_idle(director: Director) -> bool:
