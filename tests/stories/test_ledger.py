@@ -15,9 +15,9 @@ from chimpbase import App, Ctx, Queue
 from chimpbase._pg.embedded import EmbeddedServer
 from tests.running import Start, history, is_idle, left_over, notes, the_value
 from tests.stories.fleet import Fleet, fleet_of
-from tests.waiting import until
+from tests.waiting import passing, until
 
-JOBS = 3000
+JOBS, KILLS = 3000, 12
 pytestmark = pytest.mark.anyio
 
 
@@ -31,12 +31,12 @@ async def test_every_effect_exactly_once_while_processes_are_killed(
         first = await fleet.start()
         # a job that is in the wrong place three times by chance is not what this is about
         await outside.execute("update chimpbase.queue set max_crashes = 50")
-        producer = asyncio.create_task(produce(dsn))
-        kills = await kill_while_working(fleet, first, dice, seconds=14)
+        killed = asyncio.Semaphore(0)
+        producer = asyncio.create_task(produce(dsn, killed))
+        await kill_while_working(fleet, first, dice, killed)
         await producer
         await fleet.start()
         await until(lambda: is_idle(outside), deadline_s=30)
-    assert kills >= 10
     wanted = [(who, str(n)) for who in ("receipt", "transfer") for n in range(JOBS)]
     found = [tuple(row) for row in await outside.fetch("select who, note from ledger order by who, note::int")]
     assert found == wanted
@@ -46,8 +46,8 @@ async def test_every_effect_exactly_once_while_processes_are_killed(
     assert await outside.fetchval("select count(*) from pg_prepared_xacts") == 0
 
 
-async def produce(dsn: str) -> None:
-    """Enqueue in many small transactions, some of which are taken back."""
+async def produce(dsn: str, killed: asyncio.Semaphore) -> None:
+    """Enqueue in many small transactions, some of which are taken back; never far ahead of those who kill."""
     connection = await asyncpg.connect(dsn)
     try:
         for n in range(0, JOBS, 10):
@@ -61,28 +61,24 @@ async def produce(dsn: str) -> None:
             await taken_back.start()
             await connection.execute("select chimpbase.enqueue('transfer', to_jsonb(-1))")
             await taken_back.rollback()
-            if n % 100 == 0:
-                await connection.execute("select pg_sleep(0.4)")
+            if (n + 10) % (JOBS // KILLS) == 0:
+                await killed.acquire()
     finally:
         await connection.close()
 
 
-async def kill_while_working(fleet: Fleet, first: object, dice: random.Random, *, seconds: float) -> int:
-    """Keep two to three processes running, and kill one of them about every 0.7 s."""
+async def kill_while_working(fleet: Fleet, first: object, dice: random.Random, killed: asyncio.Semaphore) -> None:
+    """Keep two to three processes running, and kill one of them every 0.3 s."""
     assert first in fleet.members
-    until_s, kills = monotonic() + seconds, 0
-    while monotonic() < until_s:
+    for kills in range(KILLS):
         alive = [member for member in fleet.members if member.alive]
         if len(alive) < 3:
             # every second one pretends to be on another machine, so that its jobs come back by the lease alone
             await fleet.start(host="elsewhere" if kills % 2 else None)
-        turn = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.3, turn.set)
-        await turn.wait()
+        await passing(0.3)
         victim = dice.choice([member for member in fleet.members if member.alive])
         await victim.kill()
-        kills += 1
-    return kills
+        killed.release()
 
 
 async def test_every_effect_exactly_once_while_backends_are_terminated(
