@@ -11,7 +11,7 @@ from chimpbase._app.blueprint import Blueprint
 from chimpbase._app.collection_token import Collection, Index
 from chimpbase._app.cron_client import Schedule
 from chimpbase._app.ctx import Ctx
-from chimpbase._app.decorators import action, consumer, cron, step, subscribe, worker, workflow
+from chimpbase._app.decorators import action, consumer, cron, on_broadcast, step, subscribe, worker, workflow
 from chimpbase._app.entries import Entry
 from chimpbase._app.job_handle import JobHandle, SyncJobHandle
 from chimpbase._app.job_status import JobError, JobProgress, JobStatus
@@ -81,6 +81,7 @@ __all__ = [
     "cron",
     "errors",
     "every",
+    "on_broadcast",
     "step",
     "subscribe",
     "worker",

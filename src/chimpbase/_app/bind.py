@@ -162,9 +162,11 @@ class BoundStage:
             "`app.ctx.stream.tail` for that, or ctx.stream.read."
         )
 
-    def _tell(self, ready: Iterable[QueueId], later_s: float | None, look: bool, streams: Iterable[int]) -> None:
+    def _tell(
+        self, ready: Iterable[QueueId], later_s: float | None, look: bool, streams: Iterable[int], announced: bool
+    ) -> None:
         if (runtime := self._running()) is not None:
-            runtime.wake(list(ready), later_s=later_s, look=look, streams=list(streams))
+            runtime.wake(list(ready), later_s=later_s, look=look, streams=list(streams), announced=announced)
 
 
 _DECLARE = "Register it, and start a process of the app on this database once: that is what makes its queues."

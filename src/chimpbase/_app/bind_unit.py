@@ -21,7 +21,7 @@ from chimpbase._pg.foreign import Foreign
 
 _log = logging.getLogger("chimpbase.transaction")
 
-Tell = Callable[[Iterable[QueueId], "float | None", bool, Iterable[int]], None]
+Tell = Callable[[Iterable[QueueId], "float | None", bool, Iterable[int], bool], None]
 
 
 class PendingWakes:
@@ -32,7 +32,7 @@ class PendingWakes:
         self._queues: set[QueueId] = set()
         self._streams: set[int] = set()
         self._later_s: float | None = None
-        self._look = False
+        self._look = self._announced = False
 
     def ready(self, queues: Iterable[QueueId]) -> None:
         """See `Wakes`."""
@@ -50,6 +50,10 @@ class PendingWakes:
         """See `Wakes`."""
         self._streams.update(streams)
 
+    def announced(self) -> None:
+        """See `Wakes`."""
+        self._announced = True
+
     def disturb(self, run: int, *, cancel: bool, reason: str | None = None) -> None:
         """Nothing: who runs it looks for itself, once a poll."""
 
@@ -59,11 +63,11 @@ class PendingWakes:
 
     def flush(self) -> None:
         """Tell it now. Too early is harmless: whoever wakes finds nothing, and looks again at the next poll."""
-        if self._queues or self._streams or self._later_s is not None or self._look:
-            self._tell(list(self._queues), self._later_s, self._look, list(self._streams))
+        if self._queues or self._streams or self._later_s is not None or self._look or self._announced:
+            self._tell(list(self._queues), self._later_s, self._look, list(self._streams), self._announced)
             self._queues.clear()
             self._streams.clear()
-            self._later_s, self._look = None, False
+            self._later_s, self._look, self._announced = None, False, False
 
 
 class BoundUnit:

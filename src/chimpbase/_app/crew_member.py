@@ -21,7 +21,7 @@ from functools import reduce
 from multiprocessing.connection import Connection
 from typing import Any
 
-from chimpbase._app.definitions import Definition, Subscription, Worker
+from chimpbase._app.definitions import Definition, OnBroadcast, Subscription, Worker
 from chimpbase._app.origin import SyncRunningJob, running
 from chimpbase._app.payload_reading import reader
 from chimpbase._app.tokens import Token
@@ -151,7 +151,7 @@ class _Forward(logging.Handler):
 
 def _named(value: Any) -> Any:
     """Definitions and tokens travel by name: the parent knows them, and a function cannot be sent."""
-    if isinstance(value, Subscription):
+    if isinstance(value, Subscription | OnBroadcast):
         return str(value.event.name)  # pyright: ignore[reportUnknownMemberType]
     if isinstance(value, Definition | Token):
         return value.name

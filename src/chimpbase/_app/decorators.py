@@ -11,6 +11,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.decorator_arguments import Keeper
+from chimpbase._app.decorators_broadcast import BroadcastDecorator
 from chimpbase._app.decorators_cron import CronDecorator
 from chimpbase._app.decorators_declarative import DeclarativeDecorator
 from chimpbase._app.decorators_jobs import SubscribeDecorator, WorkerDecorator
@@ -31,7 +32,14 @@ class _DecorateAction(Protocol):
 
 
 class Decorators(
-    WorkerDecorator, SubscribeDecorator, CronDecorator, ConsumerDecorator, StepDecorator, DeclarativeDecorator, Keeper
+    WorkerDecorator,
+    SubscribeDecorator,
+    BroadcastDecorator,
+    CronDecorator,
+    ConsumerDecorator,
+    StepDecorator,
+    DeclarativeDecorator,
+    Keeper,
 ):
     """All decorators. An App is one too: there they also register."""
 
@@ -61,6 +69,7 @@ class Decorators(
 _free = Decorators()
 action = _free.action
 consumer = _free.consumer
+on_broadcast = _free.on_broadcast
 worker = _free.worker
 subscribe = _free.subscribe
 cron = _free.cron

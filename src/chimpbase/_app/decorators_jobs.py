@@ -24,11 +24,11 @@ from chimpbase._app.decorator_arguments import (
     token_of,
 )
 from chimpbase._app.definitions import Executor, Subscription, Worker
-from chimpbase._app.subscription_arguments import Dispatch, SubscriptionStart, dispatch_of, field_of, start_of
-from chimpbase._app.tokens import Event, Queue, Topics
+from chimpbase._app.subscription_arguments import Dispatch, SubscriptionStart, dispatch_of, event_of, field_of, start_of
+from chimpbase._app.tokens import Event, Queue
 from chimpbase._core.limits import Limits
 from chimpbase._core.retry import Retry
-from chimpbase._core.topics import conditions, is_pattern
+from chimpbase._core.topics import conditions
 from chimpbase._core.values import DAY
 
 T = TypeVar("T")
@@ -224,7 +224,7 @@ class SubscribeDecorator(Keeper):
         """
 
         def decorate(function: Callable[..., Any]) -> Subscription[Any]:
-            token = token_of(event, Event, lambda name: _topic(name, function), subject="event")
+            token = event_of(event, function)
             check_payload(function, token.type)
             path = None if ordered_by is None else field_of(ordered_by)
             return self._keep(
@@ -245,8 +245,3 @@ class SubscribeDecorator(Keeper):
             )
 
         return decorate
-
-
-def _topic(name: str, function: Callable[..., Any]) -> Event[Any]:
-    type: Any = payload_type(function)
-    return Topics(name, type) if is_pattern(name) else Event(name, type)

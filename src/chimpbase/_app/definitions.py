@@ -6,7 +6,7 @@ Calling an action, or a step, needs a ctx: `await place_order(ctx, new)` joins t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import NoneType, UnionType
@@ -185,6 +185,15 @@ class Subscription(Definition, Generic[T]):
     limits: Limits | None
     transaction: bool
     kind = "subscription"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnBroadcast(Definition, Generic[T]):
+    """What every process does about the broadcasts of a topic, and about having missed some."""
+
+    event: Event[T]
+    on_gap: Callable[[], Awaitable[None] | None] | None
+    kind = "broadcast handler"
 
 
 @dataclass(frozen=True, kw_only=True)

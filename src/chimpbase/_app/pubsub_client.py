@@ -1,4 +1,4 @@
-"""`ctx.pubsub`: publishes events. Each verb is one statement of the unit of work."""
+"""`ctx.pubsub`: publishes events, and broadcasts. Each verb is one statement of the unit of work."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from chimpbase._app.unit import Frame
 from chimpbase._app.waiter import Waiter
 from chimpbase._core.errors import NotFound, UsageError
 from chimpbase._core.names import check_name
-from chimpbase._store import events
+from chimpbase._store import broadcasts, events
 
 if TYPE_CHECKING:
-    from chimpbase._app.definitions import Subscription
+    from chimpbase._app.definitions import OnBroadcast, Subscription
     from chimpbase._app.origin import Origin
     from chimpbase._app.stage import Stage
 
@@ -52,6 +52,27 @@ class PubSubClient:
             async with self._backstage.unit(self._origin.title) as unit:
                 return await self._store(unit.root, token, text, inline)
         return await self._store(self._frame, token, text, inline)
+
+    @overload
+    async def broadcast(self, event: Event[T] | OnBroadcast[T], payload: T) -> None: ...
+    @overload
+    async def broadcast(self, event: str, payload: Any = None) -> None: ...
+    async def broadcast(self, event: Any, payload: Any = None) -> None:
+        """Tell every live process, this one too, once this transaction has committed: the handlers of `on_broadcast`.
+
+        Nothing is kept for who is not there, and no subscription gets it: what must happen is published. A payload may
+        be as large as any other.
+
+        Raises:
+            NotRegistered: no event of that name.
+            PayloadError: the payload does not fit the event's type, or cannot be stored. No SQL was sent.
+        """
+        token = self._backstage.registry.event(event)
+        subject = f"payload of broadcast {token.name!r}"
+        text = token.codec.encode(taken(token.codec, payload, subject, named=isinstance(event, str)), subject=subject)
+        async with self._frame.statement() as connection:
+            await broadcasts.send(connection, topic=token.name, payload=text, headers=self._origin.headers())
+            self._frame.after_commit.append(self._backstage.engine.announced)
 
     async def replay(self, subscription: Subscription[Any] | str, *, since: datetime | None = None) -> int:
         """Deliver the stored events of a subscription's topic to it once more, from an instant on; how many.
@@ -119,6 +140,13 @@ class SyncPubSub:
     def publish(self, event: str, payload: Any = None) -> int: ...
     def publish(self, event: Any, payload: Any = None) -> int:
         return self._wait(self._client().publish(event, payload))
+
+    @overload
+    def broadcast(self, event: Event[T] | OnBroadcast[T], payload: T) -> None: ...
+    @overload
+    def broadcast(self, event: str, payload: Any = None) -> None: ...
+    def broadcast(self, event: Any, payload: Any = None) -> None:
+        self._wait(self._client().broadcast(event, payload))
 
     def replay(self, subscription: Subscription[Any] | str, *, since: datetime | None = None) -> int:
         return self._wait(self._client().replay(subscription, since=since))

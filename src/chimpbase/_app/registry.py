@@ -8,7 +8,17 @@ from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from chimpbase._app.collection_token import Collection
-from chimpbase._app.definitions import Action, Consumer, Cron, Definition, Step, Subscription, Worker, Workflow
+from chimpbase._app.definitions import (
+    Action,
+    Consumer,
+    Cron,
+    Definition,
+    OnBroadcast,
+    Step,
+    Subscription,
+    Worker,
+    Workflow,
+)
 from chimpbase._app.kv_token import KV
 from chimpbase._app.tokens import Event, Queue, Signal, Stream, Token, Topics
 from chimpbase._core.codec import Codec, codec_for
@@ -23,6 +33,7 @@ Queued = Worker[Any, Any] | Subscription[Any] | Cron[Any] | Workflow[Any, Any]
 Entry = (
     Queued
     | Consumer[Any]
+    | OnBroadcast[Any]
     | Action[..., Any]
     | Step[..., Any]
     | Queue[Any]
@@ -32,7 +43,22 @@ Entry = (
     | KV[Any]
     | Collection[Any]
 )
-_KINDS = (Consumer, Worker, Subscription, Cron, Workflow, Action, Step, Queue, Event, Signal, Stream, KV, Collection)
+_KINDS = (
+    Consumer,
+    OnBroadcast,
+    Worker,
+    Subscription,
+    Cron,
+    Workflow,
+    Action,
+    Step,
+    Queue,
+    Event,
+    Signal,
+    Stream,
+    KV,
+    Collection,
+)
 
 
 class Registry:
@@ -46,6 +72,7 @@ class Registry:
         self._workflows: dict[tuple[str, int], Workflow[Any, Any]] = {}
         self._steps: dict[str, Step[..., Any]] = {}
         self._consumers: dict[str, Consumer[Any]] = {}
+        self._on_broadcasts: dict[str, OnBroadcast[Any]] = {}
         self._tokens: dict[str, dict[str, Token[Any]]] = {
             "queue": {},
             "event": {},
@@ -87,6 +114,9 @@ class Registry:
             case Consumer():
                 self._put(self._consumers, entry.name, entry)
                 self._add_token(entry.stream)
+            case OnBroadcast():
+                self._put(self._on_broadcasts, entry.name, entry)
+                self._add_token(entry.event)
             case Step():
                 self._put(self._steps, entry.name, entry)
             case Queue() | Event() | Signal() | Stream() | KV() | Collection():
@@ -112,13 +142,13 @@ class Registry:
             return given.queue
         return given if isinstance(given, Queue) else self._token("queue", given)
 
-    def event(self, given: Event[Any] | Subscription[Any] | str) -> Event[Any]:
+    def event(self, given: Event[Any] | Subscription[Any] | OnBroadcast[Any] | str) -> Event[Any]:
         """The token of an event.
 
         Raises:
             NotRegistered: no event of that name.
         """
-        if isinstance(given, Subscription):
+        if isinstance(given, Subscription | OnBroadcast):
             given = given.event
         if isinstance(given, Topics):
             raise UsageError(f"{given.name!r} is a pattern, which can be subscribed to. Publish under one topic.")
@@ -166,6 +196,10 @@ class Registry:
     def workflows(self) -> Mapping[tuple[str, int], Workflow[Any, Any]]:
         return MappingProxyType(self._workflows)
 
+    @property
+    def on_broadcasts(self) -> Mapping[str, OnBroadcast[Any]]:
+        return MappingProxyType(self._on_broadcasts)
+
     def tokens(self, kind: str) -> Mapping[str, Any]:
         """The tokens of a kind ("queue", "event", "signal", "stream") by name."""
         return MappingProxyType(self._tokens[kind])
@@ -189,6 +223,7 @@ class Registry:
             self._workflows,
             self._steps,
             self._consumers,
+            self._on_broadcasts,
         ):
             yield from (definition for _, definition in sorted(kind.items()))
 

@@ -23,12 +23,14 @@ from chimpbase._app.crashes import Crash
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.definitions import Action
 from chimpbase._app.handlers import handling, queue_spec
+from chimpbase._app.hearing import hearings_of, receive
 from chimpbase._app.replay import replay
 from chimpbase._app.runtime import Program, Runtime
 from chimpbase._core.errors import UsageError
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.values import ClaimedJob, JobId, ProcessId, QueueId
 from chimpbase._engine.attempt import Attempt, Handling, Outcome
+from chimpbase._engine.broadcasts import Receiver
 from chimpbase._engine.consumer import Consumer
 from chimpbase._engine.engine import Engine
 from chimpbase._engine.executor import Executor
@@ -103,6 +105,7 @@ class RehearsedRuntime(Runtime):
         self._crew: _Crew | None = None
         self._draining = False
         self._consumers: list[Consumer] = []
+        self._receiver: Receiver | None = None
 
     async def start(self) -> None:
         """As a runtime; the last act is to hire who runs the jobs."""
@@ -158,6 +161,8 @@ class RehearsedRuntime(Runtime):
                 if claimed is None:
                     batch = await self._consume(raising=raising)
                     if batch is None:
+                        if self._receiver is not None and await receive(self._receiver, raising=raising):
+                            continue
                         break
                     endings[batch] += 1
                     if endings.total() > most:
@@ -270,6 +275,12 @@ class RehearsedRuntime(Runtime):
                     raise error
                 return "completed" if error is None else "retried"
         return None
+
+    async def _start_hearing(self, engine: Engine) -> None:
+        """Broadcasts are heard when somebody drains, and none of them is ever too old."""
+        hearings = hearings_of(self._stage())
+        self._receiver = Receiver(self.lanes, hearings, poll_s=0, keep_s=float("inf"), random=self._random.random)
+        await self._receiver.begin()
 
 
 class _Crew:

@@ -30,6 +30,7 @@ from chimpbase._app.declare import declare
 from chimpbase._app.definitions import Action, Consumer
 from chimpbase._app.edges import Edge, EdgeEntry, make_edge
 from chimpbase._app.handlers import handling, queue_spec
+from chimpbase._app.hearing import hear
 from chimpbase._app.invoke import invoke
 from chimpbase._app.origin import Origin
 from chimpbase._app.payload_versions import check_waiting
@@ -179,11 +180,18 @@ class Runtime:
         return Ctx(backstage, Unit(backstage.db, title=name, transaction=False).root, origin)
 
     def wake(
-        self, queues: Collection[QueueId], *, later_s: float | None, look: bool = False, streams: Collection[int] = ()
+        self,
+        queues: Collection[QueueId],
+        *,
+        later_s: float | None,
+        look: bool = False,
+        streams: Collection[int] = (),
+        announced: bool = False,
     ) -> None:
         """These queues may have ready jobs, committed by now, and one may fall due in that time. From any thread.
 
-        `streams` have new entries. With `look` something else was changed that processes go by.
+        `streams` have new entries. With `look` something else was changed that processes go by; with `announced`
+        something was broadcast.
         """
         loop, backstage = self._loop, self._backstage
         if loop is None or backstage is None or loop.is_closed():
@@ -197,6 +205,8 @@ class Runtime:
                 engine.later(later_s)
             if look:
                 engine.look()
+            if announced:
+                engine.announced()
 
         loop.call_soon_threadsafe(tell)
 
@@ -233,6 +243,7 @@ class Runtime:
         ids = await declare(self._db, self.app.registry)
         self._backstage.learn_queues(ids)
         await create_all(self._lanes or self._db, self.app.registry.tokens("collection").values())
+        await self._start_hearing(engine)
         if self.workers:
             concurrency = self.settings.concurrency
             handlings = [
@@ -249,6 +260,14 @@ class Runtime:
             _log.warning("%s is defined but not registered; add it to App(register=[...])", lost.title)
         if self.http:
             await self._start_edge("http")
+
+    async def _start_hearing(self, engine: Engine) -> None:
+        """Hear what other processes say, also in one that works no queues."""
+        poll_s, random = self.settings.poll.total_seconds(), self._random.random
+        await hear(self._stage(), self._lanes or self._stage().db, self._rooms, poll_s=poll_s, random=random)
+        if not self.workers and (self.app.registry.on_broadcasts or self.http):
+            engine.listen()
+            self._rooms.push_async_callback(engine.turn_deaf)
 
     async def _look_at_payloads(self, db: Db) -> None:
         """For a moment at most, and that it fails keeps nobody from starting."""

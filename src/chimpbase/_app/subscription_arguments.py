@@ -1,14 +1,23 @@
-"""What `subscribe` takes beside what a worker takes, checked."""
+"""What `subscribe` and `on_broadcast` take beside what a worker takes, checked."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Literal
 
+from chimpbase._app.decorator_arguments import payload_type, token_of
+from chimpbase._app.tokens import Event, Topics
 from chimpbase._core.errors import UsageError
+from chimpbase._core.topics import is_pattern
 
 SubscriptionStart = Literal["now", "beginning"] | datetime
 Dispatch = Literal["job", "inline"]
+
+
+def event_of(given: Any, function: Callable[..., Any]) -> Event[Any]:
+    """The token of a topic, or of a pattern of topics; a name alone has the type that the function takes."""
+    return token_of(given, Event, lambda name: _topic(name, function), subject="event")
 
 
 def start_of(start: Any) -> SubscriptionStart:
@@ -30,3 +39,8 @@ def field_of(field: Any) -> str:
     if isinstance(field, str) and all(field.split(".")) and "\0" not in field:
         return field
     raise UsageError(f"ordered_by names a field of the payload, such as 'customer_id', not {field!r:.60}.")
+
+
+def _topic(name: str, function: Callable[..., Any]) -> Event[Any]:
+    type: Any = payload_type(function)
+    return Topics(name, type) if is_pattern(name) else Event(name, type)

@@ -19,6 +19,7 @@ from chimpbase._engine.activator import Activator
 from chimpbase._engine.archivist import Archivist
 from chimpbase._engine.attempt import Handling
 from chimpbase._engine.births import Births
+from chimpbase._engine.broadcasts import BroadcastKeeper
 from chimpbase._engine.canceller import Canceller
 from chimpbase._engine.claimer import Claimer
 from chimpbase._engine.claims import Claims
@@ -43,7 +44,12 @@ from chimpbase._store import processes
 
 CHANNEL = "chimpbase"
 _LOOK = "look"
+_NEWS = "news"
 _log = logging.getLogger("chimpbase.engine")
+
+
+def _nothing() -> None:
+    """Nobody here wants to know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +105,8 @@ class Engine:
         self._recovery: asyncio.Task[None] | None = None
         self._ended: set[Callable[[str], None]] = set()
         self.tails = Tails()
+        #: Called when something may have been broadcast.
+        self.on_broadcast: Callable[[], None] = _nothing
         self._group: ConsumerGroup | None = None
         self._promoter = Promoter(db, on_ready=self.ready, random=random)
         self._holdings: set[tuple[JobId, int]] = set()
@@ -146,6 +154,12 @@ class Engine:
         if self._bell is not None:
             for stream in wanted:
                 self._bell.ring(f"s{stream}")
+
+    def announced(self) -> None:
+        """Something was broadcast, and is committed by now: tell everybody who hears broadcasts."""
+        self.on_broadcast()
+        if self._bell is not None:
+            self._bell.ring(_NEWS)
 
     def later(self, seconds: float) -> None:
         """A job falls due in that time."""
@@ -247,9 +261,19 @@ class Engine:
         self._services = [*keepers, claimer, *group.services, lookout]
         for service in self._services:
             service.start()
-        if self._make_listener is not None:
-            self._listener = self._make_listener(self._hear, lookout.wake)
+        self.listen()
+
+    def listen(self) -> None:
+        """Hear what other processes announce. A start does so; without one it is for those who read streams."""
+        if self._make_listener is not None and self._listener is None:
+            self._listener = self._make_listener(self._hear, self._look_again)
             self._listener.start()
+
+    async def turn_deaf(self) -> None:
+        """Hear nothing more. Idempotent."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await listener.stop()
 
     async def _housekeepers(self) -> list[Service]:
         """Those that keep the database small, and watch what keeps it large."""
@@ -261,7 +285,8 @@ class Engine:
         await pruner.tick()
         days = StreamKeeper(self._db, days_ahead=3, every_s=600, random=self._random)
         events = EventKeeper(self._db, age=self._pace.event_retention, every_s=600, random=self._random)
-        return [pruner, sweeper, horizon, days, events, archivist]
+        broadcasts = BroadcastKeeper(self._db, random=self._random)
+        return [pruner, sweeper, horizon, days, events, broadcasts, archivist]
 
     async def stop(self, *, grace: timedelta | None = None) -> None:
         """Stop cleanly; jobs still running after the grace go back to their queues without an attempt charged."""
@@ -269,8 +294,7 @@ class Engine:
             self._recovery.cancel()
         if self._claimer is not None:
             self._claimer.close()
-        if self._listener is not None:
-            await self._listener.stop()
+        await self.turn_deaf()
         await asyncio.gather(*(service.stop() for service in self._services))
         if self._claimer is not None:
             await self._claimer.drain(grace_s=(self._pace.grace if grace is None else grace).total_seconds())
@@ -344,6 +368,8 @@ class Engine:
         words = payload.split(",")
         if _LOOK in words:
             self._look_here()
+        if _NEWS in words:
+            self.on_broadcast()
         if self._claimer is not None:
             self._claimer.ready(QueueId(int(queue)) for queue in words if queue.isdigit())
         streams = {int(word[1:]) for word in words if word[:1] == "s" and word[1:].isdigit()}
@@ -353,6 +379,10 @@ class Engine:
         for verb, _, run in (word.partition(":") for word in words):
             if verb in ("cancel", "pause") and run.isdigit():
                 self.activator.disturb(int(run), cancel=verb == "cancel")
+
+    def _look_again(self) -> None:
+        self._look_here()
+        self.on_broadcast()
 
     def _look_here(self) -> None:
         if self._lookout is not None:

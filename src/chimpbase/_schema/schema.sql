@@ -1,5 +1,7 @@
 -- The schema after all migrations. `make schema` writes this file and a test compares it: read it, never edit it.
 
+create sequence chimpbase.broadcast_id as bigint cache 1000;
+
 create sequence chimpbase.document_version as bigint;
 
 create sequence chimpbase.entry_id as bigint;
@@ -9,6 +11,27 @@ create sequence chimpbase.job_id as bigint;
 create sequence chimpbase.kv_cache_version as bigint cache 1000;
 
 create sequence chimpbase.kv_version as bigint;
+
+create unlogged table chimpbase.broadcast (
+  xid xid8 not null default pg_current_xact_id(),
+  id bigint not null default nextval('chimpbase.broadcast_id'::regclass),
+  sent_at timestamp with time zone not null default chimpbase.clock(),
+  topic text not null,
+  payload text not null,
+  headers text,
+  constraint broadcast_pkey PRIMARY KEY (xid, id)
+) with (
+  autovacuum_vacuum_scale_factor=0,
+  autovacuum_vacuum_threshold=5000,
+  autovacuum_vacuum_cost_delay=0
+);
+
+create unlogged table chimpbase.broadcast_era (
+  one boolean not null default true,
+  era uuid not null default gen_random_uuid(),
+  constraint broadcast_era_pkey PRIMARY KEY (one),
+  constraint broadcast_era_one_check CHECK (one)
+);
 
 create table chimpbase.callback (
   token text not null,
@@ -779,6 +802,20 @@ begin
   update chimpbase.run r set cancel_reason = coalesce(r.cancel_reason, reason), paused_at = null
   where r.number = ask_to_cancel.run.number;
   return array_remove(array[chimpbase.wake_run(run.number)], null);
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION chimpbase.broadcast(topic text, payload jsonb, options jsonb DEFAULT '{}'::jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+  perform chimpbase.check_options(options, array['headers']);
+  if topic is null or payload is null or topic !~ '^[A-Za-z0-9_.:/-]{1,128}$' then
+    raise exception using errcode = 'CB002', message = 'broadcast takes a topic and a payload';
+  end if;
+  insert into chimpbase.broadcast (topic, payload, headers)
+  values (broadcast.topic, broadcast.payload::text, options ->> 'headers');
 end
 $function$;
 

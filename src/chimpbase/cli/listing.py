@@ -9,7 +9,17 @@ from typing import Any, NamedTuple, cast
 
 from chimpbase import App, errors
 from chimpbase._app.admin import in_words
-from chimpbase._app.definitions import Action, Cron, Definition, Step, Subscription, Worker, Workflow, source_of
+from chimpbase._app.definitions import (
+    Action,
+    Cron,
+    Definition,
+    OnBroadcast,
+    Step,
+    Subscription,
+    Worker,
+    Workflow,
+    source_of,
+)
 
 
 class Entry(NamedTuple):
@@ -39,7 +49,7 @@ def _details(definition: Definition) -> str:
             return signature(given)
         case Worker():
             return ", ".join(_work(given))
-        case Subscription():
+        case Subscription() | OnBroadcast():
             return f"on {given.event.name}"
         case Cron():
             cadence = given.cadence
