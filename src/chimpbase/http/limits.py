@@ -13,6 +13,8 @@ class Limits:
 
     `head` is the request line with its headers, `body_idle_s` the longest pause inside a body, `body_s` the whole body
     of a request to an action. `requests` is how many are worked on at once; one more is answered 503 right away.
+    `live` is how many readers of streams there are beside them, and `live_quiet_s` after how long without an entry they
+    get a sign of life.
     """
 
     head_bytes: int = 32 * 1024
@@ -24,3 +26,5 @@ class Limits:
     keep_alive_s: int = 15
     requests: int = 1000
     ready_s: float = 2.0
+    live: int = 1000
+    live_quiet_s: float = 15.0

@@ -12,11 +12,13 @@ from typing import Any, ClassVar, cast
 
 from starlette.datastructures import URLPath
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute, compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from chimpbase import errors
+from chimpbase import Stream, errors
 from chimpbase._app.definitions import Action
+from chimpbase._core.names import check_name
 from chimpbase.http.arguments import Arguments
 from chimpbase.http.body import LimitedBody
 from chimpbase.http.limits import MIB
@@ -99,6 +101,43 @@ class ActionRoute(_Entry):
         if self.method != other.method:
             return False
         return self.shape == other.shape or compile_path(self.path)[0].match(other.path) is not None
+
+
+#: What a route of a stream is about: one stream, or the one that a request is allowed to read.
+OneStream = Stream[Any] | str | Callable[[Request], Any]
+
+
+@dataclass(frozen=True)
+class StreamRoute(_Entry):
+    """The tail of a stream at a path, as server-sent events."""
+
+    path: str
+    stream: OneStream
+
+    def __post_init__(self) -> None:
+        _check_path(self.path, title=self.title)
+        if isinstance(self.stream, str):
+            check_name("stream", self.stream)
+        elif not isinstance(self.stream, Stream) and not callable(cast("object", self.stream)):
+            raise errors.UsageError(
+                f"The route {self.title} needs a stream, its name, or a function of the request that gives one, not "
+                f"{self.stream!r:.60}."
+            )
+
+    def __str__(self) -> str:
+        given: Any = self.stream
+        return f"{self.title} -> stream {given if isinstance(given, str) else getattr(given, 'name', 'by request')}"
+
+    @property
+    def title(self) -> str:
+        """Method and path."""
+        return f"GET {self.path}"
+
+    @property
+    def needs(self) -> tuple[Stream[Any], ...]:
+        """What is registered along with this route."""
+        stream: Any = self.stream
+        return () if isinstance(stream, str) or callable(stream) else (stream,)
 
 
 @dataclass(frozen=True)
@@ -206,6 +245,25 @@ class Routes:
     def options(self, path: str, action: Action[..., Any] | str, *, status: int | None = None) -> ActionRoute:
         """OPTIONS `path` runs the action; without this the allowed methods are listed."""
         return ActionRoute("OPTIONS", path, action, status)
+
+    def stream(self, path: str, stream: OneStream) -> StreamRoute:
+        """GET `path` is the live tail of a stream, as `text/event-stream`, which browsers read with `EventSource`.
+
+        Each event has the entry's payload as its data and the entry's position as its id. A reader begins with what
+        comes, with `?since=` an instant, with `?after=` a position, or where its Last-Event-ID says, which a browser
+        sends when it comes back: so nothing is missed or seen twice. Where the stream's retention took what is still to
+        be read, the answer is 410.
+
+        `stream` may be a function of the Starlette request that gives the stream, async or not: the place to look
+        whether this reader may. `route.middleware` is another. A reader that falls behind holds no connection to the
+        database, and each asks one short question a second.
+
+        Example:
+            >>> from chimpbase import Stream
+            >>> print(route.stream("/logins", Stream("logins", dict)))
+            GET /logins -> stream logins
+        """
+        return StreamRoute(path, stream)
 
     def plain(self, route: BaseRoute, *, max_body_bytes: int = MIB) -> PlainRoute:
         """A Starlette route of any kind. `runtime_of(request)` in it is the running app.

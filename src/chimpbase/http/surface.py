@@ -35,10 +35,18 @@ from chimpbase.http.answers import (
 )
 from chimpbase.http.body import PatientReceive
 from chimpbase.http.limits import Limits
+from chimpbase.http.live import LiveStream, LiveStreams
 from chimpbase.http.mounts import RunningMount
 from chimpbase.http.openapi import description_routes
 from chimpbase.http.resource import Resource
-from chimpbase.http.routes import ActionRoute, MiddlewareEntry, MountedApp, PlainRoute, refuse_unreachable
+from chimpbase.http.routes import (
+    ActionRoute,
+    MiddlewareEntry,
+    MountedApp,
+    PlainRoute,
+    StreamRoute,
+    refuse_unreachable,
+)
 from chimpbase.http.scopes import header, route_path, shown_path, state_of
 
 if TYPE_CHECKING:
@@ -65,6 +73,7 @@ class Surface:
     ) -> None:
         self._runtime, self._limits, self._new_id = runtime, limits, new_id
         self._in_flight = 0
+        self._live = LiveStreams(limits)
         self._closing = False
         self._check: asyncio.Task[None] | None = None
         self._rooms = AsyncExitStack()
@@ -88,8 +97,9 @@ class Surface:
             await mount.start()
 
     def close(self) -> None:
-        """From now on `/ready` says no."""
+        """From now on `/ready` says no, and the live tails of streams end."""
         self._closing = True
+        self._live.closing.set()
 
     async def stop(self) -> None:
         """Stop the mounted applications. Idempotent."""
@@ -115,11 +125,23 @@ class Surface:
             case _ if self._in_flight >= self._limits.requests:
                 await overloaded()(scope, receive, send)
             case _:
-                self._in_flight += 1
+                leave = state_of(scope)["leave"] = self._enter()
                 try:
                     await self._app(scope, PatientReceive(scope, receive, idle_s=self._limits.body_idle_s), send)
                 finally:
-                    self._in_flight -= 1
+                    leave()
+
+    def _enter(self) -> Callable[[], None]:
+        """Take the place of one request; the answer gives it back, once."""
+        self._in_flight += 1
+        inside = True
+
+        def leave() -> None:
+            nonlocal inside
+            self._in_flight -= inside
+            inside = False
+
+        return leave
 
     def _trace(self, scope: Scope) -> str:
         given = _TRACEPARENT.fullmatch(header(scope, b"traceparent") or b"")
@@ -151,6 +173,8 @@ class Surface:
                     same = [one for one in actions if one.shape == entry.shape]
                     self.resources.append(Resource(self._runtime, same, limits=self._limits))
                     routes.append(self.resources[-1].route())
+                case StreamRoute():
+                    routes.append(LiveStream(self._runtime, entry, self._live).route())
                 case PlainRoute():
                     routes.append(entry.limited())
                 case MountedApp():
