@@ -36,10 +36,10 @@ def _arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
-#: What each fault gets of the 20,000 jobs, and how many seconds.
+#: What each fault gets of the 20,000 jobs, and how many seconds. Those in two halves fight on two servers.
 _SHARES: dict[str, tuple[int, float]] = {
     "F1": (6000, 120),
-    "F5": (2500, 90),
+    "F5": (2700, 150),
     "four": (2000, 30),
     "F6": (300, 18),
     "F21": (3000, 0),
@@ -62,13 +62,18 @@ def plan(options: argparse.Namespace, seed: int) -> list[Work]:
             most = most and max(most, parts)
             found += [Work(number=number, seed=seed, most=most, part=part, parts=parts) for part in range(parts)]
         else:
-            jobs, seconds = _share(number.split("+", maxsplit=1)[0], options.size)
-            found.append(Work(number=number, seed=seed, jobs=jobs, seconds=seconds))
+            jobs, seconds = _share(number, options.size)
+            parts = _PARTS.get(number, 1)
+            found += [
+                Work(number=number, seed=seed, jobs=jobs // parts, seconds=seconds / parts, part=part, parts=parts)
+                for part in range(parts)
+            ]
     return sorted(found, key=_weight, reverse=True)
 
 
+_PARTS = {"F1": 2, "F5": 3}
 #: How many crash points and seeds.
-_MOST = {"points": 240, "seeds": 120}
+_MOST = {"points": 150, "seeds": 120}
 
 
 def _weight(work: Work) -> float:

@@ -34,12 +34,16 @@ _TABLES = f"""
     create table account (id int primary key, balance int not null);
     insert into account select n, 0 from generate_series(0, {ACCOUNTS - 1}) n;
 """
-_LOST = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncio.TimeoutError)
+#: What a connection of the suite itself may meet while faults are done.
+GONE = (
+    *(OSError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError),
+    asyncpg.InternalClientError,  # what the driver says when the connection ends between two of its own states
+)
 
 
 @dataclass(kw_only=True)
 class Arena:
-    """What a fault can reach. `hits` counts what it did; `worst_s` is the longest that work stood still after one."""
+    """What a fault can reach. `hits` counts what it did; jobs flow once it is `prepared`."""
 
     server: EmbeddedServer
     database: str
@@ -55,6 +59,7 @@ class Arena:
     pooler: Pooler | None = None
     hits: dict[str, int] = field(default_factory=dict[str, int])
     stops: list[int] = field(default_factory=list[int])
+    prepared: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
     environ: dict[str, str] = field(default_factory=dict[str, str])
@@ -122,18 +127,18 @@ class Arena:
             connection = await self.connect()
             held = await connection.fetch(
                 """
-                select job.id, process from chimpbase.job
+                select job.id, attempt from chimpbase.job
                 join chimpbase.process on process.id = process where pid = $1
                 """,
                 pid,
             )
             if held:
-                dead, jobs = held[0]["process"], [row["id"] for row in held]
-                await until(lambda: _in_other_hands(connection, jobs, dead), deadline_s=20)
+                jobs, attempts = [row["id"] for row in held], [row["attempt"] for row in held]
+                await until(lambda: _begun_anew(connection, jobs, attempts), deadline_s=20)
                 self.taken_over_s.append(monotonic() - began)
         except AssertionError:
             self.taken_over_s.append(monotonic() - began)
-        except (*_LOST, asyncpg.PostgresError):
+        except GONE:
             pass  # another fault has ended the watch
         finally:
             if connection is not None:
@@ -162,7 +167,7 @@ class Arena:
         while True:
             try:
                 return await asyncpg.connect(self.dsn, timeout=10)
-            except (*_LOST, asyncpg.PostgresError):
+            except GONE:
                 if monotonic() > deadline:
                     raise
             await passing(0.05)
@@ -198,7 +203,7 @@ class Arena:
                 return "fail"
             sent = True
             await connection.execute("commit", timeout=10)
-        except (*_LOST, asyncpg.PostgresError):
+        except GONE:
             connection.terminate()
             return "unknown" if sent else "fail"
         return "ok"
@@ -244,11 +249,14 @@ class Arena:
         )
 
 
-async def _in_other_hands(connection: asyncpg.Connection | None, jobs: list[int], dead: int) -> bool:
-    """Whether each has been begun elsewhere, or is done with."""
+async def _begun_anew(connection: asyncpg.Connection | None, jobs: list[int], attempts: list[int]) -> bool:
+    """Whether each has been begun again since these attempts, or is done with."""
     assert connection is not None
-    sql = "select 1 from chimpbase.job where id = any($1::bigint[]) and (process is null or process = $2) limit 1"
-    return await connection.fetchval(sql, jobs, dead) is None
+    sql = """
+        select 1 from unnest($1::bigint[], $2::int[]) as held (id, attempt)
+        join chimpbase.job on job.id = held.id and job.attempt <= held.attempt limit 1
+    """
+    return await connection.fetchval(sql, jobs, attempts) is None
 
 
 async def _is_idle(connection: asyncpg.Connection) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
 
 from chimpbase import Limits, Update
@@ -115,21 +116,23 @@ def parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter | No
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             # the one annotation alone: others may name what is imported for the type checker only
             hint = eval(str(parameter.annotation), {**vars(typing), **inspect.unwrap(function).__globals__})
-            for option in typing.get_args(hint)[0].__annotations__:
-                found[option] = None
+            for options in typing.get_args(hint):  # none where any name will do
+                found |= dict.fromkeys(options.__annotations__)
         elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
             found[name] = parameter
     return found
 
 
-def fitting(found: dict[str, inspect.Parameter | None]) -> dict[str, Any]:
-    """A value for every parameter that needs one.
+def fitting(
+    found: dict[str, inspect.Parameter | None], elsewhere: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """A value for every parameter that needs one; `elsewhere` is asked first.
 
     Raises:
         KeyError: nobody has said yet what fits this parameter.
     """
     return {
-        name: FITTING[name]
+        name: elsewhere[name] if name in elsewhere else FITTING[name]
         for name, parameter in found.items()
         if parameter is not None and parameter.default is inspect.Parameter.empty
     }

@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
-import asyncpg
-
 from chimpbase._pg.embedded import EmbeddedServer
-from tests.faults.arena import Arena, arena_of
+from tests.faults.arena import GONE, Arena, arena_of
 from tests.faults.chaos import FAULTS, Fault
 from tests.waiting import passing
 
@@ -68,6 +66,8 @@ async def fight(
     async with arena_of(server, directory, seed=seed, size=size, seconds=seconds, network=network, **settings) as arena:
         await arena.muster()
         deeds = [asyncio.create_task(_persist(fault, arena)) for fault in faults]
+        if any(fault.prepares for fault in faults):
+            await asyncio.wait_for(arena.prepared.wait(), 60)
         producer = asyncio.create_task(arena.produce(jobs))
         await asyncio.wait({producer, *deeds}, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait({producer}, timeout=seconds + 60)
@@ -79,6 +79,8 @@ async def fight(
         while len(arena.alive) < 2:
             await arena.recruit()
         judged = await judge(arena, jobs)
+        if not sum(judged.hits.values()):
+            judged.wrong.append("the fault never happened")
     judged.number, judged.name, judged.seed = result.number, result.name, seed
     judged.wrong = result.wrong + judged.wrong
     judged.seconds = monotonic() - began
@@ -90,7 +92,7 @@ async def _persist(fault: Fault, arena: Arena) -> None:
     while not arena.over.is_set():
         try:
             await fault.deed(arena)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ProcessLookupError):
+        except GONE:
             await passing(0.1)
 
 

@@ -15,7 +15,7 @@ from time import monotonic
 
 import asyncpg
 
-from tests.faults.arena import Arena, backends, crash, ended
+from tests.faults.arena import GONE, Arena, backends, crash, ended
 from tests.faults.pooler import why_no_pooler
 from tests.running import the_value
 from tests.waiting import passing, until
@@ -27,23 +27,27 @@ Deed = Callable[[Arena], Awaitable[None]]
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """`network`: the fleet's way to the server leads through a proxy. `excuse` tells why it cannot be done here."""
+    """`network`: the fleet's way to the server leads through a proxy. `excuse` tells why it cannot be done here.
+
+    The jobs of one that `prepares` flow only when it has set `arena.prepared`.
+    """
 
     number: str
     name: str
     deed: Deed
     network: str = ""
     excuse: Callable[[], str] = lambda: ""
+    prepares: bool = False
 
 
 FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    number: str, name: str, *, network: str = "", excuse: Callable[[], str] = lambda: ""
+    number: str, name: str, *, network: str = "", excuse: Callable[[], str] = lambda: "", prepares: bool = False
 ) -> Callable[[Deed], Deed]:
     def register(deed: Deed) -> Deed:
-        FAULTS[number] = Fault(number=number, name=name, deed=deed, network=network, excuse=excuse)
+        FAULTS[number] = Fault(number=number, name=name, deed=deed, network=network, excuse=excuse, prepares=prepares)
         return deed
 
     return register
@@ -97,7 +101,7 @@ async def terminate_backends(arena: Arena) -> None:
                 """,
             )
             arena.hit("backends", victims)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except GONE:
             connection = await arena.connect()
     connection.terminate()
 
@@ -128,7 +132,7 @@ async def _time_the_return(arena: Arena) -> None:
         await until(lambda: _is_done(connection, probe), deadline_s=20)
     except AssertionError:
         pass  # as long as that, at least
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except GONE:
         return  # it was not down yet when it answered
     finally:
         connection.terminate()
@@ -204,7 +208,7 @@ async def deafen(arena: Arena) -> None:
             connection,
             """
             select count(pg_terminate_backend(pid)) from pg_stat_activity
-            where datname = current_database() and query ilike '%listen%' and pid <> pg_backend_pid()
+            where datname = current_database() and query ~ '^(listen|/. bell.ring)' and pid <> pg_backend_pid()
         """,
         )
         arena.hit("listeners", victims)
@@ -235,7 +239,10 @@ def _faketime() -> str:
 
 
 @fault(
-    "F16", "wall clocks that are an hour off and step", excuse=lambda: "" if _faketime() else "libfaketime is absent"
+    "F16",
+    "wall clocks that are an hour off and step",
+    excuse=lambda: "" if _faketime() else "libfaketime is absent",
+    prepares=True,
 )
 async def shift_clocks(arena: Arena) -> None:
     faketime = _faketime()
@@ -252,6 +259,7 @@ async def shift_clocks(arena: Arena) -> None:
         await member.stop()
     for _ in range(arena.size):
         await arena.recruit(environ=environ)
+    arena.prepared.set()
     while await arena.until_over(0.3):
         clock.write_text(arena.dice.choice(["+600", "-600", "+3600", "-3600", "+1", "-1", "+0"]))
         arena.hit("steps")
@@ -268,7 +276,7 @@ async def hold_transactions(arena: Arena) -> None:
     there.terminate()
 
 
-@fault("F19", "all transactions serializable, on hot rows")
+@fault("F19", "all transactions serializable, on hot rows", prepares=True)
 async def serialize(arena: Arena) -> None:
     connection = await arena.connect()
     await connection.execute(f"alter database {arena.database} set default_transaction_isolation = 'serializable'")
@@ -277,6 +285,7 @@ async def serialize(arena: Arena) -> None:
         await member.stop()
     await arena.muster()
     arena.hit("settings")
+    arena.prepared.set()
     await arena.over.wait()
 
 

@@ -78,7 +78,7 @@ class Lane:
                     number.split("+"),
                     server=await self._server("honest"),
                     directory=self._directory,
-                    seed=work.seed,
+                    seed=work.seed + work.part,
                     jobs=work.jobs,
                     seconds=work.seconds,
                 )

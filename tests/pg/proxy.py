@@ -105,6 +105,9 @@ class Proxy:
                 back.cancel()
         except (OSError, asyncio.CancelledError):
             pass  # cancelled only by the end of `proxy_before`, and a stream server logs a cancelled handler as a fault
+        except ExceptionGroup as group:  # one way or both of them broke
+            if rest := group.split(OSError)[1]:
+                raise rest from None
         finally:
             self._links.discard(link)
             self._tasks.discard(task)

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ class Member:
     async def kill(self) -> None:
         """SIGKILL."""
         if self.alive:
-            self._process.kill()
+            with suppress(ProcessLookupError):  # it ended by itself, and nobody has waited for it yet
+                self._process.kill()
         await self._process.wait()
 
     async def stop(self) -> int:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+A = TypeVar("A")
 T1 = TypeVar("T1")
 T2 = TypeVar("T2")
 T3 = TypeVar("T3")
@@ -146,7 +147,12 @@ class WfSteps:
         """Run branches side by side; their results in order. The first failure cancels the others, and is raised.
 
         Each branch is a scope of its own, so it does not matter which is faster.
+
+        Raises:
+            UsageError: a branch is nothing that can be awaited.
         """
+        for branch in branches:
+            _check_awaitable(branch, "wf.gather takes what can be awaited")
         name = self._journal.scopes.name("gather")
         return await self._together([self._branch(f"{name}.{n}", branch) for n, branch in enumerate(branches)])
 
@@ -163,10 +169,12 @@ class WfSteps:
         `key` names each item's scope; without it the position does, so items must not move between activations.
 
         Raises:
-            UsageError: two items have the same key.
+            UsageError: two items have the same key, or an argument is not what it is for.
         """
-        if limit is not None and (isinstance(limit, bool) or limit < 1):
-            raise UsageError(f"wf.map(limit=) must be a whole number from 1, not {limit!r}.")
+        if limit is not None and (type(limit) is not int or limit < 1):
+            raise UsageError(f"wf.map(limit=) must be a whole number from 1, not {limit!r:.40}.")
+        if not isinstance(cast(object, items), Iterable) or not callable(function) or not callable(key or function):
+            raise UsageError("wf.map takes an async function and a list of items; key= is a function, too.")
         name = self._journal.scopes.name("map")
         given = list(items)
         names = [f"{name}[{n if key is None else key(item)}]".replace("/", "|") for n, item in enumerate(given)]
@@ -176,7 +184,9 @@ class WfSteps:
 
         async def one(item: T) -> R:
             async with room:
-                return await function(item)
+                return await _check_awaitable(
+                    function(item), "wf.map takes an async function, whose calls can be awaited"
+                )
 
         branches = [self._branch(scope, one(item)) for scope, item in zip(names, given, strict=True)]
         return list(await self._together(branches))
@@ -293,3 +303,9 @@ async def _within(timeout: timedelta, work: Awaitable[R]) -> R:
         if not limit.expired():
             raise
         raise AttemptTimeout(f"attempt took longer than {timeout}") from error
+
+
+def _check_awaitable(given: A, rule: str) -> A:
+    if not inspect.isawaitable(given):
+        raise UsageError(f"{rule}, not {given!r:.60}.")
+    return given

@@ -164,7 +164,12 @@ class WfWaits:
         A `validator` that raises refuses the update: the handler is not called, and the sender gets the error. The
         handler may change what the workflow knows, and call steps; it may not wait. It is called again, with the same
         values in the same places, whenever the workflow's code is run again.
+
+        Raises:
+            UsageError: it is no update, or the handler is no function.
         """
+        if not isinstance(cast(object, update), Update) or not callable(handler):
+            raise UsageError(f"wf.on takes an Update(...) and a function, not {update!r:.60} and {handler!r:.60}.")
         journal = self._journal
         subject = f"update {update.name!r}"
 
