@@ -67,6 +67,7 @@ class Arena:
     taken_over_s: list[float] = field(default_factory=list[float])
     mishaps: list[str] = field(default_factory=list[str])
     _asked: int = 0
+    _ready: list[Member] = field(default_factory=list[Member])
     _deadlocks: int = 0
     _mustering: asyncio.Task[None] | None = None
     _errands: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
@@ -82,6 +83,12 @@ class Arena:
     @property
     def alive(self) -> list[Member]:
         return [member for member in self.fleet.members if member.alive]
+
+    @property
+    def spare(self) -> list[Member]:
+        """Those that work, where all but one of the fleet do: who is killed next, leaves somebody to take over."""
+        working = [member for member in self._ready if member.alive]
+        return working if len(working) >= max(2, self.size - 1) else []
 
     async def until_over(self, seconds: float) -> bool:
         """Let so much time pass; False once the fighting is over."""
@@ -159,6 +166,7 @@ class Arena:
         except (AssertionError, TimeoutError):
             await member.kill()  # it came while there was no server
             return None
+        self._ready.append(member)
         return member
 
     async def connect(self, *, within_s: float = 60) -> asyncpg.Connection:

@@ -56,8 +56,8 @@ def fault(
 @fault("F1", "worker killed (SIGKILL)")
 async def kill_workers(arena: Arena) -> None:
     while await arena.until_over(arena.dice.uniform(0.3, 0.7)):
-        if arena.alive:
-            await arena.kill(arena.dice.choice(arena.alive))
+        if spare := arena.spare:
+            await arena.kill(arena.dice.choice(spare))
         arena.reinforce()
 
 
@@ -223,8 +223,8 @@ async def kill_in_statement(arena: Arena) -> None:
         await transaction.start()
         await connection.execute("lock table account in access exclusive mode")
         await passing(0.3)
-        if arena.alive:
-            await arena.kill(arena.dice.choice(arena.alive))
+        if spare := arena.spare:
+            await arena.kill(arena.dice.choice(spare))
         await transaction.rollback()
         await arena.muster()
     await connection.close()

@@ -199,8 +199,8 @@ async def four(server: EmbeddedServer, directory: Path, seed: int, jobs: int, se
         watcher = asyncio.create_task(_watch_limits(arena))
         while not producer.done():
             await passing(1.0)
-            if arena.alive:
-                await arena.kill(arena.dice.choice(arena.alive))
+            if spare := arena.spare:
+                await arena.kill(arena.dice.choice(spare))
             arena.reinforce()
         await producer
         result = await judge(arena, jobs)

@@ -96,6 +96,31 @@ async def test_a_stop_lets_a_request_in_progress_end(serve: Serve, outside: asyn
         assert await notes(outside) == ["done"]
 
 
+async def test_a_client_that_goes_away_leaves_nothing_half_done(serve: Serve, outside: asyncpg.Connection) -> None:
+    inside, go_on, left = asyncio.Event(), asyncio.Event(), list[str]()
+
+    @action
+    async def two(ctx: Ctx) -> None:
+        try:
+            await ctx.db.execute("insert into ledger values ('two', 'first')")
+            inside.set()
+            await go_on.wait()
+            await ctx.db.execute("insert into ledger values ('two', 'second')")
+        finally:
+            left.append("left")
+
+    async with serve(shop(route.post("/two", two))) as served:
+        _, writer = await served.connect()
+        writer.write(request("POST", "/two"))
+        await inside.wait()
+        writer.transport.abort()
+        assert (await served.client.get("/health")).is_success
+        go_on.set()
+        await until(lambda: left)
+    # the edge has stopped: whatever it did with the request is done
+    assert await notes(outside) in ([], ["first", "second"])
+
+
 async def test_the_end_of_the_grace_takes_back_and_tells_the_client(serve: Serve, outside: asyncpg.Connection) -> None:
     inside = asyncio.Event()
 

@@ -47,6 +47,37 @@ async def test_the_jobs_of_a_killed_process_run_elsewhere_within_its_lease(
     assert {json.loads(row["errors"])[0]["error"] for row in rows} == {"ProcessLost"}
 
 
+async def test_a_plain_job_that_may_be_tried_once_is_not_begun_again_after_a_kill(
+    fleet: Fleet, outside: asyncpg.Connection
+) -> None:
+    victim = await fleet.start()
+    jobs = [await enqueue(outside, "once", "begun") for _ in range(3)]
+    await until(lambda: has_notes(outside, 3))
+    await victim.kill()
+    await fleet.start()
+    dead = await until(lambda: all_dead(outside, jobs))
+    assert [(row["reason"], row["attempt"]) for row in dead] == [("crashed", 1)] * 3
+    assert await notes(outside) == ["begun"] * 3
+
+
+async def all_dead(outside: asyncpg.Connection, jobs: list[int]) -> list[asyncpg.Record] | None:
+    rows = await outside.fetch("select reason, attempt from chimpbase.job_dead where id = any($1)", jobs)
+    return rows if len(rows) == len(jobs) else None
+
+
+async def test_a_plain_job_has_one_idempotency_key_in_every_attempt(fleet: Fleet, outside: asyncpg.Connection) -> None:
+    victim = await fleet.start()
+    for text in ("a", "b"):
+        await enqueue(outside, "keyed", text)
+    await until(lambda: has_notes(outside, 2))
+    await victim.kill()
+    await fleet.start()
+    await until(lambda: has_notes(outside, 6))
+    keys = {text: {note for note in await notes(outside) if note.startswith(text)} for text in ("a", "b")}
+    assert [len(each) for each in keys.values()] == [1, 1]
+    assert len({note.split()[1] for each in keys.values() for note in each}) == 2
+
+
 async def test_a_woken_zombie_commits_nothing(fleet: Fleet, outside: asyncpg.Connection) -> None:
     zombie = await fleet.start(host="another machine")
     await enqueue(outside, "stalled", "once")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from datetime import timedelta
 
 from chimpbase import App, Ctx, Retry
 
@@ -54,3 +55,22 @@ async def block(ctx: Ctx, seconds: float) -> None:
     """Blocks the event loop, as a handler should not."""
     await ctx.db.execute("insert into ledger (who, note) values ($1, 'blocked')", str(os.getpid()))
     threading.Event().wait(seconds)
+
+
+@app.worker("once", transaction=False, retry=Retry(max_attempts=1))
+async def once(ctx: Ctx, text: str) -> None:
+    """Notes that it has begun, and never ends."""
+    await ctx.db.execute("insert into ledger (who, note) values ($1, $2)", str(os.getpid()), text)
+    await asyncio.Event().wait()
+
+
+@app.worker("keyed", transaction=False, retry=Retry(max_attempts=5, first=timedelta(milliseconds=10)))
+async def keyed(ctx: Ctx, text: str) -> None:
+    """Notes the key of each attempt. The first one never ends, the second fails."""
+    await ctx.db.execute(
+        "insert into ledger (who, note) values ($1, $2)", str(ctx.job.attempt), f"{text} {ctx.idempotency_key}"
+    )
+    if ctx.job.attempt == 1:
+        await asyncio.Event().wait()
+    if ctx.job.attempt == 2:
+        raise ValueError("the second attempt fails")
