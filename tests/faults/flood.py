@@ -6,6 +6,7 @@ Every handler writes into tables without a unique key, so that what happens twic
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import resource
 import signal
@@ -21,7 +22,19 @@ ACCOUNTS = 20
 MAX_ATTEMPTS = 60
 LIMIT = 3
 RETRY = Retry(max_attempts=MAX_ATTEMPTS, first=timedelta(milliseconds=50), cap=timedelta(milliseconds=500))
-POISONS = ("exit", "kill", "recursion", "sys.exit", "swallow", "terminate", "commit", "aborted", "huge")
+POISONS = (
+    "exit",
+    "kill",
+    "segv",
+    "interrupt",
+    "recursion",
+    "sys.exit",
+    "swallow",
+    "terminate",
+    "commit",
+    "aborted",
+    "huge",
+)
 
 app = App("flood")
 
@@ -72,6 +85,10 @@ async def poison(ctx: Ctx, kind: str) -> None:
             os._exit(13)
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "segv":
+            ctypes.string_at(0)
+        case "interrupt":
+            raise KeyboardInterrupt
         case "recursion":
             _recurse(0)
         case "sys.exit":

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable
+from itertools import count
 from pathlib import Path
 from time import monotonic
 
@@ -77,7 +80,7 @@ async def poison(server: EmbeddedServer, directory: Path, seed: int, jobs: int, 
         await producer
         rows = await connection.fetch("select payload, reason from chimpbase.job_dead where payload like '\"%'")
         found = {row[0].strip('"'): row[1] for row in rows}
-        wanted = {kind: "crashed" if kind in {"exit", "kill"} else "exhausted" for kind in POISONS}
+        wanted = {kind: "crashed" if kind in {"exit", "kill", "segv", "interrupt"} else "exhausted" for kind in POISONS}
         await connection.execute("delete from chimpbase.job_dead where payload like '\"%'")
         await connection.close()
         await arena.muster()
@@ -158,6 +161,52 @@ async def stampede(server: EmbeddedServer, directory: Path, seed: int, jobs: int
         if connections > arena.size * 20:
             result.wrong.append(f"{connections} connections for {arena.size} processes")
         return result
+
+
+@trial("F26", "the parent of an embedded server killed (SIGKILL), two parents at once")
+async def orphan(server: EmbeddedServer, directory: Path, seed: int, jobs: int, seconds: float) -> Result:
+    """Whatever a parent was told is written, is there under the next one. `jobs` are not played here."""
+    del server, jobs
+    dice, data, told = random.Random(seed), directory / f"f26-{seed}", list[int]()
+    result, numbers = Result(number="F26", name=""), count(0, 1_000_000)
+    deadline = monotonic() + seconds
+    while monotonic() < deadline or not told:
+        parents = [await _parent(data, next(numbers)) for _ in range(dice.choice([1, 1, 2]))]
+        enough = len(told) + 1
+        listening = [asyncio.create_task(_hear(parent, told)) for parent in parents]
+        if dice.random() < 0.7:  # else it dies while it begins
+            await until(lambda enough=enough: len(told) >= enough, deadline_s=40)
+        await passing(dice.uniform(0, 1))
+        for parent in parents:
+            parent.kill()
+            await parent.wait()
+            result.hit("kills of parents")
+        await asyncio.gather(*listening)
+    own = await EmbeddedServer.start(data)
+    try:
+        connection = await asyncpg.connect(own.dsn)
+        found = [row[0] for row in await connection.fetch("select n from written order by n")]
+        await connection.close()
+    finally:
+        await own.stop()
+    result.hit("rows", len(told))
+    lost, doubled = sorted({*told} - {*found}), len(found) - len({*found})
+    result.wrong += [f"seed {seed}, rows that were written are gone: {lost[:10]}"] if lost else []
+    result.wrong += [f"seed {seed}, {doubled} rows are there twice"] if doubled else []
+    return result
+
+
+async def _parent(data: Path, first: int) -> asyncio.subprocess.Process:
+    command = (sys.executable, "-m", "tests.faults.parent", str(data), str(first))
+    nowhere = asyncio.subprocess.DEVNULL
+    return await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=nowhere)
+
+
+async def _hear(parent: asyncio.subprocess.Process, told: list[int]) -> None:
+    """What it says it has written. A line that its death cuts short does not count."""
+    assert parent.stdout is not None
+    while (line := await parent.stdout.readline()).endswith(b"\n"):
+        told.append(int(line))
 
 
 @trial("F27", "rows deleted and changed by hand, tables truncated, ids from 2^53")

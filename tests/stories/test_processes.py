@@ -60,9 +60,9 @@ async def test_a_plain_job_that_may_be_tried_once_is_not_begun_again_after_a_kil
     assert await notes(outside) == ["begun"] * 3
 
 
-async def all_dead(outside: asyncpg.Connection, jobs: list[int]) -> list[asyncpg.Record] | None:
+async def all_dead(outside: asyncpg.Connection, jobs: list[int]) -> list[asyncpg.Record]:
     rows = await outside.fetch("select reason, attempt from chimpbase.job_dead where id = any($1)", jobs)
-    return rows if len(rows) == len(jobs) else None
+    return rows if len(rows) == len(jobs) else []
 
 
 async def test_a_plain_job_has_one_idempotency_key_in_every_attempt(fleet: Fleet, outside: asyncpg.Connection) -> None:
