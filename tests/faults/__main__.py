@@ -73,7 +73,7 @@ def plan(options: argparse.Namespace, seed: int) -> list[Work]:
 
 _PARTS = {"F1": 2, "F5": 3}
 #: How many crash points and seeds.
-_MOST = {"points": 150, "seeds": 120}
+_MOST = {"points": 150, "seeds": 80}
 
 
 def _weight(work: Work) -> float:
