@@ -18,7 +18,8 @@ from tests.faults.battle import Result, pairs
 from tests.faults.chaos import FAULTS
 from tests.faults.lane import Work
 from tests.faults.lanes import Lanes, tell_of
-from tests.faults.report import as_short_table, as_table, joined, one_line, summary_of, too_late, write_between
+from tests.faults.page import write_between
+from tests.faults.report import as_short_table, as_table, joined, one_line, summary_of, too_late
 from tests.faults.trials import TRIALS
 
 _ROOT = Path(__file__).resolve().parents[2]

@@ -12,9 +12,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+
+from tests.faults.page import write_between
 
 ROOT = Path(__file__).resolve().parents[2]
 _LIMIT_S = 240
@@ -308,15 +311,20 @@ def _verdict(mutation: Mutation, copy: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.mutations")
     parser.add_argument("--only", default="", help="those whose name has this in it")
-    only = parser.parse_args().only
-    print("| planted bug | where | verdict | time |\n|---|---|---|---|")
-    found = True
-    for mutation in MUTATIONS:
-        if only in mutation.name:
-            verdict, seconds = run(mutation)
-            found = found and verdict.startswith("red")
-            print(f"| {mutation.name} | {mutation.path} | {verdict} | {seconds:.0f} s |", flush=True)
-    return 0 if found else 1
+    parser.add_argument("--lanes", type=int, default=2, help="so many side by side")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/faults.md")
+    options = parser.parse_args()
+    chosen = [mutation for mutation in MUTATIONS if options.only in mutation.name]
+    lines = ["| planted bug | where | found by | verdict | time |", "|---|---|---|---|---|"]
+    print("\n".join(lines))
+    with ThreadPoolExecutor(options.lanes) as lanes:
+        for mutation, (verdict, seconds) in zip(chosen, lanes.map(run, chosen), strict=True):
+            tests = " ".join(f"`{word}`" for word in mutation.tests.partition(" -k ")[0].split())
+            lines.append(f"| {mutation.name} | `{mutation.path}` | {tests} | {verdict} | {seconds:.0f} s |")
+            print(lines[-1], flush=True)
+    if options.write:
+        write_between(ROOT / "docs" / "faults.md", "the mutations", "\n".join(lines))
+    return 0 if all("| red" in line for line in lines[2:]) else 1
 
 
 if __name__ == "__main__":

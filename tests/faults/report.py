@@ -1,4 +1,4 @@
-"""The report: what came of all the pieces, as lines and tables, and into which pages it is written."""
+"""The report: what came of all the pieces, as lines and tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from tests.faults.battle import Result
 from tests.faults.ledger import DEADLOCK, DOUBLED, LOST, STALE, STUCK
@@ -99,16 +98,6 @@ def summary_of(results: Sequence[Result], seconds: float) -> str:
         f"{total['crashes']} crashes of PostgreSQL, {len(results)} fights, {broken} broken, in {seconds:.0f} s "
         f"on {os.cpu_count()} cores."
     )
-
-
-def write_between(page: Path, mark: str, text: str) -> None:
-    """Put it between `<!-- mark -->` and `<!-- end of mark -->`, and leave the rest of the page as it is."""
-    begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
-    head, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, found, tail = rest.partition(end)
-    if not found:
-        raise ValueError(f"{page} has no {begin} that ends with {end}")
-    page.write_text(f"{head}{begin}\n\n{text}\n\n{end}{tail}", encoding="utf-8")
 
 
 def _total(results: Sequence[Result]) -> Counter[str]:

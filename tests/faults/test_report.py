@@ -8,7 +8,8 @@ import pytest
 
 from tests.faults.__main__ import _arguments, plan
 from tests.faults.battle import Result
-from tests.faults.report import as_short_table, as_table, joined, p99, summary_of, too_late, write_between
+from tests.faults.page import write_between
+from tests.faults.report import as_short_table, as_table, joined, p99, summary_of, too_late
 
 KILLED = Result(
     number="F1", name="kill", seed=1, jobs=2, hits={"kills": 3}, wrong=["job 1 is lost"], counts={"lost": 1}
