@@ -109,8 +109,9 @@ MUTATIONS: tuple[Mutation, ...] = (
         name="the heart stops before the last job",
         path="_engine/engine.py",
         after="async def stop(self",
-        old="if self._listener is not None:\n            await self._listener.stop()",
-        new="if self._heart is not None:\n            await self._heart.stop()",
+        old="await asyncio.gather(*(service.stop() for service in self._services))",
+        new="if self._heart is not None:\n            await self._heart.stop()\n"
+        "        await asyncio.gather(*(service.stop() for service in self._services))",
         tests="tests/stories/test_processes.py -k keeps_its_lease",
     ),
     Mutation(
