@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -163,11 +165,55 @@ async def test_a_secret_appears_in_no_table_log_or_error(
             for how in ("query", "error"):
                 await ctx.queue.enqueue("leak", how, max_attempts=1)
         await until(lambda: is_idle(outside))
+    assert await _tables_with(outside, SECRET) == []
+    assert SECRET not in caplog.text
+
+
+async def test_the_databases_password_appears_in_no_table_log_or_error(
+    dsn: str, outside: asyncpg.Connection, caplog: Any, tmp_path: Path
+) -> None:
+    app, tries = App("password"), list[str]()
+
+    @app.worker("leak")
+    async def leak(ctx: Ctx, how: str) -> None:
+        if how == "query":
+            await ctx.db.execute("select 1 / 0")
+        tries.append(how)
+        if len(tries) == 1:
+            await ctx.db.execute("select pg_terminate_backend(pg_backend_pid())")
+
+    caplog.set_level(0)
+    async with app.running(database_url=_with_password(dsn), project=tmp_path) as runtime:
+        assert SECRET not in repr(runtime.settings)
+        assert SECRET not in str(vars(runtime))
+        async with app.transaction() as ctx:
+            for how in ("query", "connection"):
+                await ctx.queue.enqueue("leak", how, max_attempts=1)
+        await outside.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        await until(lambda: is_idle(outside))
+    for wrong in ("postgresql://somebody:{}@127.0.0.1:1/none", "postgresql://somebody:{}@[::1/none", "nonsense:{}@x"):
+        with pytest.raises(ChimpbaseError) as told:
+            async with App("nowhere").running(database_url=wrong.format(SECRET), project=tmp_path):
+                pass
+        assert SECRET not in "".join(traceback.format_exception(told.value))
+    assert await _tables_with(outside, SECRET) == []
+    assert SECRET not in caplog.text
+
+
+def _with_password(dsn: str) -> str:
+    parts = urlsplit(dsn)
+    user, _, place = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:{SECRET}@{place}"))
+
+
+async def _tables_with(outside: asyncpg.Connection, text: str) -> list[str]:
     tables = await outside.fetch("""
         select oid::regclass::text as name from pg_class
         where relkind = 'r' and relnamespace = 'chimpbase'::regnamespace
     """)
-    for table in tables:
-        sql = f"select exists (select from {table['name']} t where t::text like '%{SECRET}%')"
-        assert not await the_value(outside, sql), table["name"]
-    assert SECRET not in caplog.text
+    found = [table["name"] for table in tables]
+    sql = "select exists (select from {} t where t::text like '%' || $1 || '%')"
+    return [name for name in found if await the_value(outside, sql.format(name), text)]

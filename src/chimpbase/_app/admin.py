@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +39,7 @@ class Target:
     `url` has no password in it; `dsn` may.
     """
 
-    dsn: str
+    dsn: str = field(repr=False)
     embedded: Path | None
 
     @property

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -83,7 +83,7 @@ class Database:
     """The database in use. `embedded` when it is the private one; `url` has no password in it."""
 
     url: str
-    dsn: str
+    dsn: str = field(repr=False)
     version: str
     embedded: bool
     migrations: tuple[str, ...]
