@@ -79,6 +79,9 @@ async def fight(
         while len(arena.alive) < 2:
             await arena.recruit()
         judged = await judge(arena, jobs)
+        deserters = [member.log.name for member in arena.fleet.members if not member.alive and not member.was_told]
+        if deserters:
+            judged.wrong.append(f"processes ended by themselves: {deserters}")
         if not sum(judged.hits.values()):
             judged.wrong.append("the fault never happened")
     judged.number, judged.name, judged.seed = result.number, result.name, seed

@@ -153,10 +153,6 @@ async def take_server_away(arena: Arena) -> None:
         await passing(5)
         await arena.server.ensure()
         arena.hit("outages")
-        alive = len(arena.alive)
-        await arena.connect()
-        if alive < len([m for m in arena.fleet.members if m.alive]):
-            arena.hit("exits")
 
 
 @fault("F7", "black hole: bytes are taken and nothing comes back", network="proxy")

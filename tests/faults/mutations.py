@@ -72,9 +72,18 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         name="publish outside of the transaction",
         path="_app/pubsub_client.py",
-        old="async with self._frame.statement() as connection:",
+        after="async def _store(self",
+        old="async with frame.statement() as connection:",
         new="async with self._backstage.db.acquire() as connection:",
         tests="tests/app/test_unit.py",
+    ),
+    Mutation(
+        name="broadcast outside of the transaction",
+        path="_app/pubsub_client.py",
+        after="async def broadcast(self, event: Any",
+        old="async with self._frame.statement() as connection:",
+        new="async with self._backstage.db.acquire() as connection:",
+        tests="tests/stories/test_broadcasts.py",
     ),
     Mutation(
         name="cron without its unique row",

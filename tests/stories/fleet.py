@@ -24,6 +24,7 @@ class Member:
 
     def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self._process, self.log = process, log
+        self.was_told = False  # to end; who ends all the same has ended by itself
 
     @property
     def pid(self) -> int:
@@ -47,12 +48,14 @@ class Member:
     async def kill(self) -> None:
         """SIGKILL."""
         if self.alive:
+            self.was_told = True
             with suppress(ProcessLookupError):  # it ended by itself, and nobody has waited for it yet
                 self._process.kill()
         await self._process.wait()
 
     async def stop(self) -> int:
         """SIGTERM; the exit code."""
+        self.was_told = self.was_told or self.alive
         self._process.terminate()
         return await asyncio.wait_for(self._process.wait(), 20)
 
