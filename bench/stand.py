@@ -50,7 +50,12 @@ class Stand:
 
     async def empty(self, table: str = "chimpbase.job") -> None:
         """Until a table is empty."""
-        await until(lambda: self.value(f"select not exists (select 1 from {table})"))
+        # one connection for all looks: to connect for each took the server a core
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            await until(lambda: connection.fetchval(f"select not exists (select 1 from {table})"))
+        finally:
+            await connection.close()
 
     async def database(self, name: str) -> str:
         """A fresh database beside this one; its DSN."""

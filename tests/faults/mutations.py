@@ -35,7 +35,7 @@ class Mutation:
     tests: str
 
 
-_JOBS, _RUNS, _UNIT = "_store/jobs.sql", "_store/runs.sql", "_app/unit.py"
+_JOBS, _RUNS, _FRAME = "_store/jobs.sql", "_store/runs.sql", "_app/frame.py"
 
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -217,16 +217,16 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         name="a failed savepoint keeps its writes",
-        path=_UNIT,
-        old="await connection.rollback_to(self.savepoint)\n                await connection.release",
+        path=_FRAME,
+        old="await connection.rollback_to(self.savepoint)\n            await connection.release",
         new="await connection.release",
         tests="tests/app/test_unit.py",
     ),
     Mutation(
         name="what follows a commit follows a rollback too",
-        path=_UNIT,
-        old="await inner._take_back()\n                raise",
-        new="self.after_commit += inner.after_commit\n                await inner._take_back()\n                raise",
+        path=_FRAME,
+        old="await inner.take_back()\n                raise",
+        new="self.after_commit += inner.after_commit\n                await inner.take_back()\n                raise",
         tests="tests/app/test_unit.py",
     ),
     Mutation(

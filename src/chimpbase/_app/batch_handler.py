@@ -43,22 +43,23 @@ def batch_handler(backstage: Backstage, definition: Worker[Any, Any]) -> BatchHa
             queue=definition.name,
         )
         unit = Unit(backstage.db, title=title, transaction=definition.transaction)
-        ctx = Ctx(backstage, unit.root, origin)
-        untouched = False
+        ctx = Ctx(backstage, unit, origin)
         try:
             if definition.is_async:
                 returned = await definition.function(ctx, payloads)
             else:
                 returned = await in_thread(backstage, definition.function, ctx, (payloads,), {})
             outcomes = _each(returned, len(attempts), title)
-            untouched = unit.end_untouched()
-            if not untouched:
-                await unit.commit(lambda connection: settle(connection, attempts, outcomes))
+            if unit.end_untouched():
+                return outcomes
+            await unit.commit(lambda connection: settle(connection, attempts, outcomes))
+        except BaseException:
+            if not unit.committed:
+                await unit.rollback()
+            raise
         finally:
             for attempt in attempts:
                 attempt.settled = unit.committed
-            if not (untouched or unit.committed):
-                await unit.rollback()
         return outcomes
 
     return run

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from chimpbase._app.unit import AfterCommit, Frame, Held
+from chimpbase._app.frame import AfterCommit, Frame, Root
 from chimpbase._app.waiter import in_place
 from chimpbase._core.errors import UsageError
 from chimpbase._core.values import JobId, QueueId
@@ -70,34 +69,46 @@ class PendingWakes:
             self._later_s, self._look, self._announced = None, False, False
 
 
-class BoundUnit:
+class BoundUnit(Root):
     """The caller's transaction, as frames see it."""
 
-    transactional = True
-    opened = True
+    __slots__ = ("_connection", "_tasks", "_title", "_wakes")
 
     def __init__(self, connection: Foreign, *, title: str, wakes: PendingWakes) -> None:
-        self._connection, self.title, self._wakes = connection, title, wakes
-        self.holdings: dict[tuple[str, str], Held] = {}
+        super().__init__()
+        self._connection, self._title, self._wakes = connection, title, wakes
         self._tasks: set[asyncio.Future[None]] = set()
-        self.root = Frame(self, parent=None)
 
-    @asynccontextmanager
-    async def connection(self, frame: Frame) -> AsyncGenerator[Transactional]:
+    @property
+    def title(self) -> str:
+        return self._title
+
+    @property
+    def transactional(self) -> bool:
+        return True
+
+    @property
+    def opened(self) -> bool:
+        return True
+
+    async def enter(self, frame: Frame) -> Transactional:
         """The caller's connection, inside every savepoint that the frame needs."""
         await frame.save(self._connection)
-        yield self._connection
+        return self._connection
+
+    async def leave(self, connection: Transactional, *, failed: bool) -> None:
+        """Nothing: the connection stays the caller's."""
 
     async def rollback(self) -> None:
         """Nothing: how the transaction ends is for the caller to say."""
 
     async def after_statement(self, frame: Frame) -> None:
-        """See `Work`."""
+        """See `Root`."""
         self.followed(frame)
 
     def followed(self, frame: Frame) -> None:
         """Hand over what has reached the root at once: the library then ties it to the caller's innermost savepoint."""
-        if frame is not self.root or not frame.after_commit:
+        if frame is not self or not frame.after_commit:
             return
         callbacks, frame.after_commit = frame.after_commit, []
         if self._connection.on_commit is None:
@@ -106,10 +117,10 @@ class BoundUnit:
             self._connection.on_commit(lambda: self._committed(callbacks))
 
     def check_on_commit(self) -> None:
-        """See `Work`."""
+        """See `Root`."""
         if self._connection.on_commit is None:
             raise UsageError(
-                f"{self.title}: this connection cannot tell when its transaction has committed, so nothing can follow "
+                f"{self._title}: this connection cannot tell when its transaction has committed, so nothing can follow "
                 "it. Do it after your own commit, or bind an SQLAlchemy session or Django's connection, which can."
             )
 
@@ -141,4 +152,4 @@ class BoundUnit:
             self._failed(error)
 
     def _failed(self, error: BaseException) -> None:
-        _log.error("on_commit of %s failed", self.title, exc_info=error)
+        _log.error("on_commit of %s failed", self._title, exc_info=error)

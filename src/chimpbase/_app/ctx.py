@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from chimpbase._app.ctx_clients import Clients
+from chimpbase._app.frame import AfterCommit, Frame
 from chimpbase._app.invoke import invoke
 from chimpbase._app.origin import Job, Origin, RunningJob, running
 from chimpbase._app.pubsub_client import PubSubClient
-from chimpbase._app.unit import AfterCommit, Frame
 from chimpbase._core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ class Ctx(Clients):
     @property
     def pubsub(self) -> PubSubClient:
         """Publish events."""
-        client = self._pubsub = self._pubsub or PubSubClient(self._backstage, self._frame, self._origin, _run_inline)
-        return client
+        return PubSubClient(self._backstage, self._frame, self._origin, _run_inline)
 
     @property
     def jobs(self) -> tuple[Job, ...]:

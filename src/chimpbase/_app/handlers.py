@@ -6,7 +6,7 @@ A handler's own transaction, when it opened one, also carries the completion of 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 from chimpbase._app.activations import ACTIVATION_RETRY, activation
@@ -18,7 +18,7 @@ from chimpbase._app.definitions import Cron, Definition, Subscription, Worker, W
 from chimpbase._app.invoke import in_thread
 from chimpbase._app.newer import newer
 from chimpbase._app.occurrence_reader import OccurrenceReader
-from chimpbase._app.origin import Origin
+from chimpbase._app.origin import Caller, JobOrigin
 from chimpbase._app.payload_reading import Reader, is_newer, reader
 from chimpbase._app.queue_names import queue_name
 from chimpbase._app.registry import Queued
@@ -66,14 +66,14 @@ def handling(backstage: Backstage, definition: Queued, queue: QueueId, *, concur
         case Worker(batch=batch) if batch > 1:
             return _batches(backstage, definition, queue, concurrency=concurrency)
         case Worker(queue=token):
-            run = _handler(backstage, definition, reader(token), definition.transaction)
+            run = _handler(backstage, definition, spec.name, reader(token), definition.transaction)
         case Subscription(event=token):
             subject = f"payload of event {token.name!r}"
-            run = _handler(backstage, definition, _read_by(token.codec, subject), definition.transaction)
+            run = _handler(backstage, definition, spec.name, _read_by(token.codec, subject), definition.transaction)
         case Cron():
             occurrences = OccurrenceReader(definition.payload_codec)
             read = _read_by(occurrences, f"occurrence of {definition.name!r}")
-            run = _handler(backstage, definition, read, definition.transaction)
+            run = _handler(backstage, definition, spec.name, read, definition.transaction)
         case Workflow():
             run = activation(backstage, definition)
             return Handling(
@@ -123,50 +123,54 @@ def _read_by(codec: Codec[Any] | OccurrenceReader, subject: str) -> Reader:
     return lambda payload, headers: decode(payload, subject=subject)
 
 
-def _handler(backstage: Backstage, definition: Definition, read: Reader, transaction: bool) -> Handler:
-    title, name, cause = definition.title, definition.name, f"{definition.kind}:{definition.name}"
-    db, function, new_trace = backstage.db, definition.function, backstage.new_trace
-    is_async = definition.is_async
-    results = getattr(definition, "results", None)
+def _handler(backstage: Backstage, definition: Definition, queue_name: str, read: Reader, transaction: bool) -> Handler:
+    title, db = definition.title, backstage.db
+    caller = Caller(title, definition.name, f"{definition.kind}:{definition.name}", backstage.new_trace, queue_name)
+    call = _call(backstage, definition)
     child = cast("Worker[Any, Any]", definition) if getattr(definition, "executor", "") == "process" else None
-
-    # where no version was ever raised there is nothing to compare, for each of all jobs
-    worker = cast("Worker[Any, Any]", definition) if isinstance(definition, Worker) else None
-    versioned = worker.queue if worker is not None else None
+    results = getattr(definition, "results", None)
+    versioned = cast("Worker[Any, Any]", definition).queue if isinstance(definition, Worker) else None
 
     async def run(attempt: Attempt) -> Outcome:
-        if versioned is not None and is_newer(versioned, attempt.job.headers):
+        job = attempt.job
+        if job.headers is not None and versioned is not None and is_newer(versioned, job.headers):
             return newer(attempt, versioned)
-        payload = read(attempt.job.payload, attempt.job.headers)
+        payload = read(job.payload, job.headers)
         attempt.was_read = True
-        origin = Origin(
-            title=title,
-            name=name,
-            cause=cause,
-            new_trace=new_trace,
-            claimed=attempt.job,
-            queue=attempt.queue_name,
-        )
         unit = Unit(db, title=title, transaction=transaction)
-        ctx = Ctx(backstage, unit.root, origin)
-        untouched = False
+        ctx = Ctx(backstage, unit, JobOrigin(caller, job))
         try:
-            if is_async:
-                returned = await function(ctx, payload)
-            elif child is not None:
-                returned = await run_in_child(backstage.crew, backstage, child, ctx, attempt.job)
+            if child is None:
+                returned = await call(ctx, payload)
             else:
-                returned = await in_thread(backstage, function, ctx, (payload,), {})
-            outcome: Outcome = returned if isinstance(returned, _OUTCOMES) else None
-            if results is not None and returned is not None and outcome is None:
-                attempt.result = results.encode(returned, subject=f"result of {title}")
-            untouched = unit.end_untouched()
-            if not untouched:
-                await unit.commit(lambda connection: attempt.settle(connection, outcome))
-        finally:
+                returned = await run_in_child(backstage.crew, backstage, child, ctx, job)
+            outcome: Outcome = None
+            if returned is not None:
+                if isinstance(returned, _OUTCOMES):
+                    outcome = returned
+                elif results is not None:
+                    attempt.result = results.encode(returned, subject=f"result of {title}")
+            if unit.end_untouched():
+                return outcome
+            await unit.commit(lambda connection: attempt.settle(connection, outcome))
+        except BaseException:
             attempt.settled = unit.committed
-            if not (untouched or unit.committed):
+            if not unit.committed:
                 await unit.rollback()
+            raise
+        attempt.settled = unit.committed
         return outcome
 
     return run
+
+
+def _call(backstage: Backstage, definition: Definition) -> Callable[[Ctx, Any], Awaitable[Any]]:
+    """What runs the function of a definition here: where it is, or in a thread."""
+    function = definition.function
+    if definition.is_async:
+        return function
+
+    async def threaded(ctx: Ctx, payload: Any) -> Any:
+        return await in_thread(backstage, function, ctx, (payload,), {})
+
+    return threaded

@@ -107,13 +107,24 @@ def note_of(value: object) -> str | None:
     return None if value is None else scrub(value, limit_bytes=500)
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What all calls of one handler have in common. `cause` names the call in what it causes."""
+
+    title: str
+    name: str
+    cause: str
+    new_trace: Callable[[], str]
+    queue: str = ""
+
+
 class Origin:
     """What a ctx belongs to. Made for every call, so nothing in it is worked out before somebody asks.
 
-    `cause` names the call in what it causes; `trace` is None to continue the job's, or begin a new one.
+    `trace` is None to continue the job's, or begin a new one.
     """
 
-    __slots__ = ("_batch", "_claimed", "_key", "_new_trace", "_queue", "_topic", "_trace", "cause", "name", "title")
+    __slots__ = ("_batch", "_caller", "_claimed", "_key", "_topic", "_trace")
 
     def __init__(
         self,
@@ -129,9 +140,24 @@ class Origin:
         queue: str = "",
         topic: str | None = None,
     ) -> None:
-        self.title, self.name, self.cause = title, name, cause
-        self._new_trace, self._trace, self._key = new_trace, trace, idempotency_key
-        self._claimed, self._batch, self._queue, self._topic = claimed, batch, queue, topic
+        self._caller = Caller(title, name, cause, new_trace, queue)
+        self._trace, self._key = trace, idempotency_key
+        self._claimed, self._batch, self._topic = claimed, batch, topic
+
+    @property
+    def title(self) -> str:
+        """The handler in messages."""
+        return self._caller.title
+
+    @property
+    def name(self) -> str:
+        """The handler's name."""
+        return self._caller.name
+
+    @property
+    def cause(self) -> str:
+        """What the call is named in what it causes."""
+        return self._caller.cause
 
     @property
     def trace(self) -> str:
@@ -140,7 +166,7 @@ class Origin:
             headers: dict[str, Any] = {}
             if self._claimed is not None and self._claimed.headers:
                 headers = msgspec.json.decode(self._claimed.headers)
-            self._trace = str(headers.get("trace") or self._new_trace())
+            self._trace = str(headers.get("trace") or self._caller.new_trace())
         return self._trace
 
     @property
@@ -165,7 +191,7 @@ class Origin:
         batch = msgspec.json.decode(job.terms, type=_OwnTerms).batch if job.terms and '"batch"' in job.terms else None
         return Job(
             id=job.id,
-            queue=self._queue,
+            queue=self._caller.queue,
             attempt=job.charged,
             enqueued_at=job.enqueued_at,
             key=job.key,
@@ -186,3 +212,14 @@ class Origin:
         """What travels with everything this call causes, as JSON text."""
         cause = f"job:{self._claimed.id}" if self._claimed else self.cause
         return msgspec.json.encode({"trace": self.trace, "cause": cause}).decode()
+
+
+class JobOrigin(Origin):
+    """Where the call of a job's handler comes from. One is made for each job that runs."""
+
+    __slots__ = ()
+
+    def __init__(self, caller: Caller, claimed: ClaimedJob) -> None:
+        self._caller, self._claimed = caller, claimed
+        self._trace = self._key = self._topic = None
+        self._batch = ()

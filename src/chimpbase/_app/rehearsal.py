@@ -29,7 +29,7 @@ from chimpbase._app.runtime import Program, Runtime
 from chimpbase._core.errors import UsageError
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.values import ClaimedJob, JobId, ProcessId, QueueId
-from chimpbase._engine.attempt import Attempt, Handling, Outcome
+from chimpbase._engine.attempt import Attempt, Handling, Outcome, Told
 from chimpbase._engine.broadcasts import Receiver
 from chimpbase._engine.consumer import Consumer
 from chimpbase._engine.engine import Engine
@@ -291,9 +291,7 @@ class _Crew:
         self._handlings = {one.queue: one for one in handlings}
         holdings: set[tuple[JobId, int]] = set()
         self._finisher = _Finisher(db, process=lambda: process, holdings=holdings, random=random.random)
-        self._executor = _Executor(
-            self._finisher, holdings=holdings, random=random.random, on_later=lambda _seconds: None
-        )
+        self._executor = _Executor(self._finisher, random=random.random, on_later=lambda _seconds: None)
         self._scheduler = Scheduler(
             db,
             queues=list(self._handlings),
@@ -321,7 +319,7 @@ class _Crew:
         handling = self._handlings[job.queue]
         self._finisher.buried = False
         try:
-            await self._executor.run(handling, job, process=self._process, told_to_end=())
+            await self._executor.run(handling, job, self._process, Told())
         finally:
             await self._finisher.drain(patience_s=10.0)
         error, buried = self._executor.error, self._finisher.buried

@@ -30,7 +30,7 @@ class Attempt:
 
     __slots__ = ("job", "process", "queue_name", "result", "settled", "was_read")
 
-    def __init__(self, *, job: ClaimedJob, process: ProcessId, queue_name: str) -> None:
+    def __init__(self, job: ClaimedJob, process: ProcessId, queue_name: str) -> None:
         self.job, self.process, self.queue_name = job, process, queue_name
         self.settled = self.was_read = False
         self.result: str | None = None
@@ -59,7 +59,7 @@ async def settle(connection: Connection, attempts: Sequence[Attempt], outcomes: 
         job = attempt.job
         match outcome:
             case None:
-                done.append(jobs.Finished(job.id, job.attempt, "completed", attempt.result))
+                done.append(jobs.Finished(job.id, job.attempt, attempt.result))
             case Cancel(reason=reason):
                 cancelled.append(cancels.Cancelled(job.id, job.attempt, reason))
             case Snooze(for_=delay):
@@ -81,6 +81,18 @@ async def settle(connection: Connection, attempts: Sequence[Attempt], outcomes: 
                 f"job {attempt.job.id} of queue {attempt.queue_name!r}: attempt {attempt.job.attempt} no longer "
                 "holds its lease"
             )
+
+
+class Told:
+    """What has been said to a running attempt before it is cancelled: that its process is `ending`, so that it is to be
+    given back, or that it is `to_cancel` its job. Nothing, when the cancellation comes from elsewhere.
+    """
+
+    __slots__ = ("ending", "to_cancel")
+
+    def __init__(self) -> None:
+        self.ending = False
+        self.to_cancel: cancels.Cancelled | None = None
 
 
 Handler = Callable[[Attempt], Awaitable[Outcome]]

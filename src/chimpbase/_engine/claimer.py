@@ -8,7 +8,7 @@ but for those whose queue has limits: each of them has a gate of its own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 
@@ -163,15 +163,12 @@ class Claimer(Service):
             raise
         self._claims.took(claimed)
         seconds = perf_counter() - began_s
-        sorted_out: dict[QueueId, list[ClaimedJob]] = {demand.queue: [] for _, demand in asked}
-        # the claim answers in no order; jobs start in that of their queue
-        for job in sorted(claimed, key=lambda job: (job.priority, job.sort)):
-            sorted_out[job.queue].append(job)
         if not self._claims.open:
             self._claims.give_back(claimed)
             return None
+        by_queue = _by_queue(claimed, [demand.queue for _, demand in asked])
         for lane, demand in asked:
-            lane.take(sorted_out[demand.queue], process=process, asked=demand, seconds=seconds)
+            lane.take(by_queue[demand.queue], process=process, asked=demand, seconds=seconds)
         self._look_again_at_what_waits()
         sweeps = [due_s for lane in self._lanes.values() if (due_s := lane.sweep_in()) is not None]
         if sweeps:
@@ -224,3 +221,12 @@ class Claimer(Service):
         slots = [slot for lane in self._lanes.values() for slot in lane.cancel()]
         if slots:
             await asyncio.wait(slots, timeout=_UNWIND_S)
+
+
+def _by_queue(claimed: list[ClaimedJob], queues: Sequence[QueueId]) -> Mapping[QueueId, list[ClaimedJob]]:
+    if len(queues) == 1:
+        return {queues[0]: claimed}
+    found: dict[QueueId, list[ClaimedJob]] = {queue: [] for queue in queues}
+    for job in claimed:
+        found[job.queue].append(job)
+    return found

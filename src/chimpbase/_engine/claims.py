@@ -7,8 +7,9 @@ the database says this process holds beyond that is a stray: the answer of its c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from operator import attrgetter
 
 from chimpbase._core.errors import DatabaseError
 from chimpbase._core.values import ClaimedJob, JobId, ProcessId
@@ -18,6 +19,7 @@ from chimpbase._store import jobs, processes
 
 #: Admissions of this process at the same time: one waits for its gate without keeping the engine's connections busy.
 _TURNS = 2
+_fence, _is_suspect = attrgetter("id", "attempt"), attrgetter("suspect")
 
 
 class Claims:
@@ -80,13 +82,12 @@ class Claims:
             if may:
                 self._asking = False
 
-    def took(self, claimed: Iterable[ClaimedJob], *, on_freed: Callable[[], None] | None = None) -> None:
+    def took(self, claimed: Sequence[ClaimedJob], *, on_freed: Callable[[], None] | None = None) -> None:
         """These are held by this process from now on; `on_freed` is called for each when it is no longer."""
-        for job in claimed:
-            self._holdings.add((job.id, job.attempt))
-            self._suspect = self._suspect or job.suspect
-            if on_freed is not None:
-                self._watched[job.id, job.attempt] = on_freed
+        self._holdings.update(map(_fence, claimed))
+        self._suspect = self._suspect or any(map(_is_suspect, claimed))
+        if on_freed is not None:
+            self._watched.update(dict.fromkeys(map(_fence, claimed), on_freed))
 
     def give_back(self, waiting: Iterable[ClaimedJob]) -> None:
         """Jobs that wait for a slot shall run elsewhere."""

@@ -207,7 +207,7 @@ class Engine:
         """Begin to work these queues."""
         queues = [handling.queue for handling in handlings]
         await self._join(queues)
-        executor = Executor(self._finisher, holdings=self._holdings, random=self._random, on_later=self.later)
+        executor = Executor(self._finisher, random=self._random, on_later=self.later)
         poll_s, lease_s = self._pace.poll.total_seconds(), self._pace.lease.total_seconds()
         self._claimer = claimer = Claimer(
             self._db,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from time import perf_counter
 from typing import TypeVar
@@ -16,14 +16,13 @@ from typing import TypeVar
 from chimpbase._core.errors import AttemptError, AttemptTimeout, DatabaseError, JobExpired, OutcomeUnknown
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.text import name_and_message
-from chimpbase._core.values import ClaimedJob, JobId, ProcessId
-from chimpbase._engine.attempt import Attempt, Handling, Outcome
+from chimpbase._core.values import ClaimedJob, ProcessId
+from chimpbase._engine.attempt import Attempt, Handling, Outcome, Told
 from chimpbase._engine.failures import Again, Bury, decide, error_record, failure_record
 from chimpbase._engine.finisher import Finisher
 from chimpbase._store import cancels, jobs
 
 _log = logging.getLogger("chimpbase.job")
-_NOBODY: Mapping[asyncio.Task[None], cancels.Cancelled] = {}
 T = TypeVar("T")
 
 
@@ -34,29 +33,18 @@ class Executor:
         self,
         finisher: Finisher,
         *,
-        holdings: set[tuple[JobId, int]],
         random: Callable[[], float],
         on_later: Callable[[float], None],
     ) -> None:
-        self._finisher, self._holdings = finisher, holdings
-        self._random = random
-        self._on_later = on_later
+        self._finisher, self._random, self._on_later = finisher, random, on_later
 
-    async def run(
-        self,
-        handling: Handling,
-        job: ClaimedJob,
-        *,
-        process: ProcessId,
-        told_to_end: Collection[asyncio.Task[None]],
-        told_to_cancel: Mapping[asyncio.Task[None], cancels.Cancelled] = _NOBODY,
-    ) -> None:
-        """Run one attempt. Cancelled together with its task's entry in `told_to_end`, it gives the job back uncharged;
-        with one in `told_to_cancel`, it ends the job as cancelled.
+    async def run(self, handling: Handling, job: ClaimedJob, process: ProcessId, told: Told) -> None:
+        """Run one attempt. Cancelled when it was `told` that its process is ending, it gives the job back uncharged;
+        when it was told to cancel its job, it ends it as cancelled.
 
         A cancellation that came from anywhere else is a failed attempt, like any other error.
         """
-        attempt = Attempt(job=job, process=process, queue_name=handling.name)
+        attempt = Attempt(job, process, handling.name)
         started_s = perf_counter()
         if job.expired:
             self._failed(handling, attempt, JobExpired("the job was not begun by its not_after"))
@@ -65,18 +53,15 @@ class Executor:
             work = handling.run(attempt)
             outcome = await (work if handling.timeout is None else _in_time(work, handling.timeout, (attempt,)))
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task not in told_to_end:
-                if attempt.settled:  # it came while the handler's COMMIT was under way
-                    self._succeeded(handling, attempt, None, started_s)
-                    return
-                if task is not None and task in told_to_cancel:
-                    self._cancelled(handling, attempt, told_to_cancel[task].reason)
-                    return
+            if told.ending:
+                self._interrupted(handling, attempt)
+                raise
+            if attempt.settled:  # it came while the handler's COMMIT was under way
+                self._succeeded(handling, attempt, None, started_s)
+            elif told.to_cancel is not None:
+                self._cancelled(handling, attempt, told.to_cancel.reason)
+            else:
                 self._failed(handling, attempt, _contained(error))
-                return
-            self._interrupted(handling, attempt)
-            raise
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -85,20 +70,14 @@ class Executor:
             self._succeeded(handling, attempt, outcome, started_s)
 
     async def run_batch(
-        self,
-        handling: Handling,
-        claimed: Sequence[ClaimedJob],
-        *,
-        process: ProcessId,
-        told_to_end: Collection[asyncio.Task[None]],
-        told_to_cancel: Mapping[asyncio.Task[None], cancels.Cancelled] = _NOBODY,
+        self, handling: Handling, claimed: Sequence[ClaimedJob], process: ProcessId, told: Told
     ) -> None:
         """Run one attempt of each of these jobs, together.
 
         A batch that fails runs again in halves, at once, until what fails it is alone: only that is charged with the
         failure. One that is cancelled for the sake of one of its jobs gives the others back, uncharged.
         """
-        attempts = [Attempt(job=job, process=process, queue_name=handling.name) for job in claimed]
+        attempts = [Attempt(job, process, handling.name) for job in claimed]
         for attempt in attempts:
             if attempt.job.expired:
                 self._failed(handling, attempt, JobExpired("the job was not begun by its not_after"))
@@ -114,12 +93,11 @@ class Executor:
                 if attempt.settled:  # it came while the handler's COMMIT was under way
                     self._succeeded(handling, attempt, None, perf_counter())
             left = [attempt for one in (part, *parts) for attempt in one if not attempt.settled]
-            task = asyncio.current_task()
-            if task in told_to_end:
+            if told.ending:
                 for attempt in left:
                     self._interrupted(handling, attempt)
                 raise
-            asked = told_to_cancel.get(task) if task is not None else None
+            asked = told.to_cancel
             for attempt in left:
                 if asked is not None and (asked.id, asked.attempt) == (attempt.job.id, attempt.job.attempt):
                     self._cancelled(handling, attempt, asked.reason)
@@ -150,29 +128,24 @@ class Executor:
         return []
 
     def _succeeded(self, handling: Handling, attempt: Attempt, outcome: Outcome, started_s: float) -> None:
+        job = attempt.job
         if attempt.settled:
-            self._holdings.discard((attempt.job.id, attempt.job.attempt))
-            if self._finisher.watch.on_settled is not None:
-                self._finisher.watch.on_settled()
-            if self._finisher.watch.events:
-                self._finisher.watch.tell(attempt.job.id)
+            self._finisher.settled(job)
+        elif outcome is None:
+            self._finisher.finish(jobs.Finished(job.id, job.attempt, attempt.result))
         else:
             self._settle(attempt, outcome)
-        if type(outcome) is Snooze:
+        if outcome is not None and isinstance(outcome, Snooze):
             self._on_later(outcome.for_.total_seconds())
         level = logging.DEBUG if handling.kind == "activation" else logging.INFO
         if _log.isEnabledFor(level):
             seconds, word = perf_counter() - started_s, _word(outcome)
-            data = {**_data(handling, attempt.job), "outcome": word, "seconds": round(seconds, 6)}
-            _log.log(
-                level, "%s %s in %.1f ms", _title(handling, attempt.job), word, seconds * 1e3, extra={"data": data}
-            )
+            data = {**_data(handling, job), "outcome": word, "seconds": round(seconds, 6)}
+            _log.log(level, "%s %s in %.1f ms", _title(handling, job), word, seconds * 1e3, extra={"data": data})
 
-    def _settle(self, attempt: Attempt, outcome: Outcome) -> None:
+    def _settle(self, attempt: Attempt, outcome: Snooze | Cancel | DeadLetter) -> None:
         job = attempt.job
         match outcome:
-            case None:
-                self._finisher.finish(jobs.Finished(job.id, job.attempt, "completed", attempt.result))
             case Cancel(reason=reason):
                 self._finisher.cancel(cancels.Cancelled(job.id, job.attempt, reason))
             case Snooze(for_=delay):
@@ -203,7 +176,7 @@ class Executor:
 
     def _interrupted(self, handling: Handling, attempt: Attempt) -> None:
         if attempt.settled:
-            self._holdings.discard((attempt.job.id, attempt.job.attempt))
+            self._finisher.settled(attempt.job)
         else:
             self._finisher.give_back(attempt.job)
             _log.info("%s given back, attempt not charged", _title(handling, attempt.job))

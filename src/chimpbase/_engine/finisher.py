@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
 from chimpbase._core.errors import DatabaseError, OutcomeUnknown
@@ -25,6 +26,7 @@ from chimpbase._store import cancels, jobs
 _BATCH = 1000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 _log = logging.getLogger("chimpbase.job")
+_fence, _id = attrgetter("id", "attempt"), attrgetter("id")
 
 
 class _End(Protocol):
@@ -51,13 +53,15 @@ class _Lane(Generic[E]):
     ) -> None:
         self._db, self._settle, self._process, self._random = db, settle, process, random
         self._on_settled = on_settled
-        self._waiting: deque[tuple[ProcessId, E]] = deque()
+        self._waiting: deque[E] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._writes = False
         self._alone: set[asyncio.Task[None]] = set()
 
     def push(self, end: E) -> None:
-        self._waiting.append((self._process(), end))
-        if self._task is None or self._task.done():
+        self._waiting.append(end)
+        if not self._writes:
+            self._writes = True
             # it begins in the next turn of the loop: all that ends in this turn is in its first batch
             self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -68,22 +72,33 @@ class _Lane(Generic[E]):
             task.cancel()
 
     async def _run(self) -> None:
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-            process = self._process()
-            # what an earlier life of this process held is somebody else's by now
-            ends = sorted((end for holder, end in batch if holder == process), key=lambda end: end.id)
-            aside: list[E] = []
-            held = await self._persist(process, ends, aside) if ends else set[JobId]()
-            for end in aside:
-                task = asyncio.get_running_loop().create_task(self._settle_alone(process, end))
-                self._alone.add(task)
-                task.add_done_callback(self._alone.discard)
-            bad = {end.id for end in aside}
-            self._conclude([end for _, end in batch if end.id not in bad], held)
+        try:
+            while waiting := self._waiting:
+                # those that an earlier life of this process held are held no more, whatever process asks: (id, attempt)
+                # is never given twice
+                process = self._process()
+                ends = [waiting.popleft() for _ in range(min(_BATCH, len(waiting)))]
+                ends.sort(key=_id)
+                aside: list[E] = []
+                held = await self._persist(process, ends, aside)
+                if aside:
+                    self._set_aside(process, aside)
+                    bad = {end.id for end in aside}
+                    ends = [end for end in ends if end.id not in bad]
+                self._conclude(ends, held)
+        finally:
+            self._writes = False
+
+    def _set_aside(self, process: ProcessId, aside: Sequence[E]) -> None:
+        for end in aside:
+            task = asyncio.get_running_loop().create_task(self._settle_alone(process, end))
+            self._alone.add(task)
+            task.add_done_callback(self._alone.discard)
 
     def _conclude(self, ends: Sequence[E], held: set[JobId]) -> None:
         self._on_settled(ends)
+        if len(held) == len(ends):
+            return
         for end in ends:
             if end.id not in held:
                 _log.warning("lease lost: job %d ended after its lease", end.id, extra={"data": {"job": end.id}})
@@ -155,6 +170,14 @@ class Finisher:
         """Ends that are not in the database yet."""
         return self._pending
 
+    def settled(self, job: ClaimedJob) -> None:
+        """The handler's own transaction has written the end of a job."""
+        self._holdings.discard((job.id, job.attempt))
+        if self.watch.on_settled is not None:
+            self.watch.on_settled()
+        if self.watch.events:
+            self.watch.tell(job.id)
+
     def finish(self, end: jobs.Finished) -> None:
         """Remove a job as done."""
         self._pending += 1
@@ -191,10 +214,9 @@ class Finisher:
 
     def _settled(self, ends: Sequence[_End]) -> None:
         self._pending -= len(ends)
-        settled = [(end.id, end.attempt) for end in ends]
-        self._holdings.difference_update(settled)
+        self._holdings.difference_update(map(_fence, ends))
         if self._watcher is not None:
-            self._watcher(settled)
+            self._watcher(map(_fence, ends))
         if self.watch.on_settled is not None:
             self.watch.on_settled()
         if self.watch.events:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from time import perf_counter
 
 from chimpbase._core.values import ClaimedJob, JobId, ProcessId
-from chimpbase._engine.attempt import Handling
+from chimpbase._engine.attempt import Handling, Told
 from chimpbase._engine.executor import Executor
 from chimpbase._store import cancels
 from chimpbase._store.jobs import FROM_THE_START, Demand
@@ -23,6 +24,20 @@ _MOST_AHEAD = 1000
 _STALE_S = 1.0
 _SWEEP_S = 0.25
 _BREATH = 64
+_turn_of = attrgetter("priority", "sort")
+_is_suspect = attrgetter("suspect")
+
+
+class _Slot(Told):
+    """A coroutine that runs jobs, one after another or a batch at a time, and what it runs since when."""
+
+    __slots__ = ("began_s", "jobs", "task")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.task: asyncio.Task[None] | None = None
+        self.jobs: Sequence[ClaimedJob] = ()
+        self.began_s = 0.0
 
 
 class Lane:
@@ -48,14 +63,14 @@ class Lane:
         self._executor, self._on_hungry, self._on_suspect_ended = executor, on_hungry, on_suspect_ended
         self._process: ProcessId | None = None
         self._buffer: deque[ClaimedJob] = deque()
-        self._slots: set[asyncio.Task[None]] = set()
-        self._ending: set[asyncio.Task[None]] = set()
+        self._slots: set[_Slot] = set()
+        self._ending = 0
         self._idle: list[asyncio.Future[None]] = []
-        self._began: dict[asyncio.Task[None], tuple[float, tuple[ClaimedJob, ...]]] = {}
         self._running = 0
-        self._told_to_cancel: dict[asyncio.Task[None], cancels.Cancelled] = {}
         self._moved_s = 0.0
-        self._mean_s: float | None = None
+        self._mean_s = 0.0
+        #: So few jobs before the slots are a reason to ask for more; -1 while that has been asked for already.
+        self._low = 0
         self._hint = FROM_THE_START
         self._swept_s, self._sweep_cost_s, self._fell_short = 0.0, 0.0, False
         self._quiet: asyncio.Future[None] | None = None
@@ -79,6 +94,7 @@ class Lane:
         """What to ask of the next claim; None while there is enough."""
         now = perf_counter()
         ahead = 0 if self._stuck(now) else self._ahead()
+        self._low = self._lowest(ahead)
         room = self.handling.places + ahead - self.held - self.promised
         if room <= 0 or (room < max(1, min(self.handling.places, ahead) // 2) and self.free == 0):
             return None
@@ -102,17 +118,21 @@ class Lane:
         if swept:
             self._swept_s, self._sweep_cost_s = now, seconds
         self._fell_short = not swept and len(jobs) < asked.jobs
-        self._move_hint(jobs)
+        # the claim answers in no order; jobs start in that of their queue
+        jobs.sort(key=_turn_of)
+        if jobs:
+            self._move_hint(jobs)
         # a full answer suggests more, and a suspect that others were left behind for it
-        self.hot = self.hot or len(jobs) >= asked.jobs or any(job.suspect for job in jobs)
+        self.hot = self.hot or len(jobs) >= asked.jobs or any(map(_is_suspect, jobs))
         if not self._buffer:
             self._moved_s = now
         urgent = bool(self._buffer and jobs and jobs[0].priority < self._buffer[-1].priority)
         self._buffer.extend(jobs)
         if urgent:
-            waiting = sorted(self._buffer, key=lambda job: (job.priority, job.sort))
+            waiting = sorted(self._buffer, key=_turn_of)
             self._buffer.clear()
             self._buffer.extend(waiting)
+        self._low = self._lowest(self._ahead())
         self._fill()
 
     def adopt(self, jobs: list[ClaimedJob], *, process: ProcessId) -> None:
@@ -139,11 +159,11 @@ class Lane:
 
     def cancel_job(self, job: JobId, attempt: int, *, reason: str | None) -> ClaimedJob | None:
         """Cancel one attempt if it runs here, once; if it only waits for a slot, take it back and return it."""
-        for slot, (_, running) in self._began.items():
-            if any(one.id == job and one.attempt == attempt for one in running):
-                if slot not in self._told_to_cancel and slot not in self._ending:
-                    self._told_to_cancel[slot] = cancels.Cancelled(job, attempt, reason)
-                    slot.cancel()
+        for slot in self._slots:
+            if any(one.id == job and one.attempt == attempt for one in slot.jobs):
+                if slot.to_cancel is None and not slot.ending and slot.task is not None:
+                    slot.to_cancel = cancels.Cancelled(job, attempt, reason)
+                    slot.task.cancel()
                 return None
         found = next((one for one in self._buffer if one.id == job and one.attempt == attempt), None)
         if found is not None:
@@ -152,27 +172,33 @@ class Lane:
 
     async def quiet(self) -> None:
         """Until nothing runs here. For a lane that is given no more jobs."""
-        if self._began:
+        if self._running:
             self._quiet = asyncio.get_running_loop().create_future()
             await self._quiet
 
     def cancel(self) -> Iterable[asyncio.Task[None]]:
         """Cancel what runs; the slots, to be waited for. New slots take their place when there is work."""
-        slots = list(self._slots)
         self._idle.clear()
-        for slot in slots:
-            self._ending.add(slot)
-            slot.cancel()
-        return slots
+        tasks: list[asyncio.Task[None]] = []
+        for slot in self._slots:
+            if slot.task is not None:
+                self._ending += not slot.ending
+                slot.ending = True
+                slot.task.cancel()
+                tasks.append(slot.task)
+        return tasks
 
-    def _move_hint(self, jobs: list[ClaimedJob]) -> None:
-        for job in jobs:
-            priority, sort = self._hint
-            # the lowest number seen leads: what is more urgent than that waits for the next sweep
-            if self._hint == FROM_THE_START or job.priority < priority:
-                self._hint = (job.priority, job.sort)
-            elif job.priority == priority and job.sort > sort:
-                self._hint = (priority, job.sort)
+    def _move_hint(self, jobs: Sequence[ClaimedJob]) -> None:
+        """To the last of the most urgent ones of these, which are in order."""
+        priority, sort = self._hint
+        first, last = jobs[0], jobs[-1]
+        if last.priority != first.priority:
+            last = next(job for job in reversed(jobs) if job.priority == first.priority)
+        # the lowest number seen leads: what is more urgent than that waits for the next sweep
+        if self._hint == FROM_THE_START or last.priority < priority:
+            self._hint = (last.priority, last.sort)
+        elif last.priority == priority and last.sort > sort:
+            self._hint = (priority, last.sort)
 
     def _fill(self) -> None:
         """See to it that every waiting job has a slot on its way, as far as there are slots."""
@@ -180,23 +206,24 @@ class Lane:
             waiter = self._idle.pop()
             if not waiter.done():
                 waiter.set_result(None)
-        living = len(self._slots) - len(self._ending)
+        living = len(self._slots) - self._ending
         for _ in range(min(self.handling.slots - living, len(self._buffer))):
-            slot = asyncio.create_task(self._work(), name=self.handling.name)
+            slot = _Slot()
+            slot.task = asyncio.create_task(self._work(slot), name=self.handling.name)
             self._slots.add(slot)
-            slot.add_done_callback(self._gone)
+            slot.task.add_done_callback(lambda _, slot=slot: self._gone(slot))
 
-    def _gone(self, slot: asyncio.Task[None]) -> None:
+    def _gone(self, slot: _Slot) -> None:
         self._slots.discard(slot)
-        self._ending.discard(slot)
-        self._began.pop(slot, None)
+        self._ending -= slot.ending
+        slot.task = None
         self._fill()
 
-    async def _work(self) -> None:
+    async def _work(self, slot: _Slot) -> None:
         run, run_batch = self._executor.run, self._executor.run_batch
-        handling, buffer, batch = self.handling, self._buffer, self.handling.batch
-        slot, breath = asyncio.current_task(), _BREATH
-        assert slot is not None
+        handling, buffer, batch, breath = self.handling, self._buffer, self.handling.batch, _BREATH
+        task = asyncio.current_task()
+        assert task is not None
         while True:
             if not buffer:
                 waiter = asyncio.get_running_loop().create_future()
@@ -204,38 +231,44 @@ class Lane:
                 await waiter
                 breath = _BREATH
                 continue
-            jobs = (buffer.popleft(),) if batch == 1 else self._next_batch()
-            assert self._process is not None
-            self._moved_s = began_s = perf_counter()
-            self._began[slot] = (began_s, jobs)
+            process = self._process
+            assert process is not None
+            slot.jobs = jobs = (buffer.popleft(),) if batch == 1 else self._next_batch()
+            slot.began_s = self._moved_s = perf_counter()
             self._running += len(jobs)
             try:
-                process, ending, cancelling = self._process, self._ending, self._told_to_cancel
                 if len(jobs) == 1:
-                    await run(handling, jobs[0], process=process, told_to_end=ending, told_to_cancel=cancelling)
+                    await run(handling, jobs[0], process, slot)
                 else:
-                    await run_batch(handling, jobs, process=process, told_to_end=ending, told_to_cancel=cancelling)
+                    await run_batch(handling, jobs, process, slot)
             finally:
-                del self._began[slot]
+                slot.jobs, slot.to_cancel = (), None
                 self._running -= len(jobs)
-                if self._told_to_cancel:
-                    self._told_to_cancel.pop(slot, None)
-                self._learn(perf_counter() - began_s)
-                if jobs[0].suspect:  # such a one is always alone
-                    self._on_suspect_ended()
-                if self.gated:
-                    for job in jobs:
-                        self._on_ended(job)
-                if self._quiet is not None and not self._began and not self._quiet.done():
-                    self._quiet.set_result(None)
-            if slot in self._ending:  # the handler swallowed its cancellation, but this slot is over
+                self._ended(jobs, perf_counter() - slot.began_s)
+            if slot.ending:  # the handler swallowed its cancellation, but this slot is over
                 return
-            while slot.cancelling():  # nobody of ours did that; the next job must not pay for it
-                slot.uncancel()
+            while task.cancelling():  # nobody of ours did that; the next job must not pay for it
+                task.uncancel()
             breath -= 1
             if not breath:  # handlers that never wait would keep everybody else from the loop
                 breath = _BREATH
                 await asyncio.sleep(0)
+
+    def _ended(self, jobs: Sequence[ClaimedJob], seconds: float) -> None:
+        """After each attempt, so that little is done here."""
+        mean_s = self._mean_s
+        # slow jobs are believed at once, fast ones by and by: what is held too far ahead is held from others
+        self._mean_s = mean_s + (seconds - mean_s) * (0.05 if seconds < mean_s else 0.5 if mean_s else 1.0)
+        if len(self._buffer) <= self._low and self.hot:
+            self._low = -1
+            self._on_hungry()
+        if jobs[0].suspect:  # such a one is always alone
+            self._on_suspect_ended()
+        if self.gated:
+            for job in jobs:
+                self._on_ended(job)
+        if self._quiet is not None and not self._running and not self._quiet.done():
+            self._quiet.set_result(None)
 
     def _next_batch(self) -> tuple[ClaimedJob, ...]:
         """The next jobs for one slot. One that may kill its process, or has failed before, goes alone."""
@@ -245,23 +278,19 @@ class Lane:
                 jobs.append(buffer.popleft())
         return tuple(jobs)
 
-    def _learn(self, seconds: float) -> None:
-        mean_s = self._mean_s
-        # slow jobs are believed at once, fast ones by and by: what is held too far ahead is held from others
-        weight = 0.5 if mean_s is not None and seconds > mean_s else 0.05
-        self._mean_s = seconds if mean_s is None else mean_s + (seconds - mean_s) * weight
-        if self.hot and (len(self._buffer) * 2 <= self._ahead() or self.free):
-            self._on_hungry()
-
     def _ahead(self) -> int:
         """How many jobs may wait for a slot. None where a job may be tried only once: a crash charges all it holds."""
-        if self._mean_s is None or self.gated or self.handling.retry.max_attempts == 1:
+        if not self._mean_s or self.gated or self.handling.retry.max_attempts == 1:
             return 0
         return min(_MOST_AHEAD, int(self.handling.places * _AHEAD_S / max(self._mean_s, 1e-6)))
 
+    def _lowest(self, ahead: int) -> int:
+        """With how many jobs before the slots it is time to claim again: the next claim takes a while."""
+        return max(ahead // 2, self.handling.places - self.handling.slots)
+
     def _stuck(self, now: float) -> bool:
         """Whether something that runs has run for so long that what it took before says nothing."""
-        return any(now - began_s > _AHEAD_S for began_s, _ in self._began.values())
+        return any(slot.jobs and now - slot.began_s > _AHEAD_S for slot in self._slots)
 
     def _sweep_at(self) -> float:
         rest_s = 20 * self._sweep_cost_s if self._fell_short else max(_SWEEP_S, 20 * self._sweep_cost_s)

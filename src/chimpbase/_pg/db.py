@@ -255,7 +255,7 @@ class Db:
                 self._pool.drop(session)
 
     async def _clean(self, session: Session) -> None:
-        if session.is_closed or session.is_busy:  # busy: another task still uses what was given back
+        if session.is_closed or session.busy:  # busy: another task still uses what was given back
             return
         session.budget_s = min(_CLEANING_BUDGET_S, self._budget_s)
         if session.in_transaction:

@@ -8,7 +8,6 @@ session take turns. Deliberately absent: who may use it when (`pool`), and the v
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from time import monotonic
@@ -21,18 +20,19 @@ from chimpbase._pg import lexer
 from chimpbase._pg.connector import Driver, Record
 from chimpbase._pg.faults import StatementHook
 from chimpbase._pg.translate import lost, severity, translate, was_not_sent
+from chimpbase._pg.turns import Turns
 from chimpbase._pg.watchdog import Watchdog
 
 T = TypeVar("T")
 
 
-class Session:
+class Session(Turns):
     """`failure` is the error that made the open transaction unusable, `dirty` tells that settings were changed, and
     `unsent` that the last statement found the connection ended and certainly did nothing.
     """
 
     __slots__ = (
-        *("_busy", "_foreign", "_hook", "_in_transaction", "_loop", "_on_failure", "_turns", "_watchdog"),
+        *("_foreign", "_hook", "_in_transaction", "_loop", "_on_failure", "_watchdog"),
         *("born", "budget_s", "clock_shift", "dirty", "driver", "failure", "fresh", "generation", "unsent"),
     )
 
@@ -46,6 +46,7 @@ class Session:
         generation: int = 0,
     ) -> None:
         """`on_failure` hears of each failed statement, after the session knows whether it survived."""
+        super().__init__()
         self.driver = driver
         self.budget_s = budget_s
         self.born = monotonic()
@@ -59,8 +60,6 @@ class Session:
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._watchdog = Watchdog(self._loop, self.terminate)
-        self._busy = False
-        self._turns: deque[asyncio.Future[None]] = deque()
         self._foreign: BaseException | None = None
         # The driver's public question is refused once the connection is gone, which is when the answer matters most.
         self._in_transaction: Callable[[], bool] = cast("Any", driver)._protocol.is_in_transaction  # noqa: SLF001
@@ -79,13 +78,9 @@ class Session:
         """Whether a statement outlived its budget, which ended this session."""
         return self._watchdog.fired
 
-    @property
-    def is_busy(self) -> bool:
-        return self._busy
-
     def is_clean(self) -> bool:
         """Whether the next user may have it as it is."""
-        return not (self._busy or self.dirty or self._in_transaction() or self.driver.is_closed())
+        return not (self.busy or self.dirty or self._in_transaction() or self.driver.is_closed())
 
     def terminate(self) -> None:
         """Close the socket now. A statement that waits for its answer fails."""
@@ -116,9 +111,9 @@ class Session:
 
     async def run(self, call: Callable[..., Awaitable[T]], sql: str, args: tuple[object, ...]) -> T:
         """Await `call(sql, *args)` within the budget. `sql` need not be what is sent, but it is what is reported."""
-        if self._busy:
-            await self._turn()
-        self._busy = True
+        if self.busy:
+            await self._wait_turn()
+        self.busy = True
         self._watchdog.start(self.budget_s)
         try:
             if self._hook is None:
@@ -136,7 +131,7 @@ class Session:
             return answer
         finally:
             self._watchdog.stop()
-            self._pass_on()
+            self._pass_turn()
 
     async def run_to_the_end(self, sql: str) -> str:
         """Run a statement that a cancelled caller must not leave in doubt; the cancellation is delivered after it."""
@@ -219,22 +214,3 @@ class Session:
             f"{statement} {reason}, and was sent before: it is committed or not, and nobody can tell from here. Repeat "
             "it only with something that makes it idempotent, such as a unique key."
         )
-
-    async def _turn(self) -> None:
-        turn = self._loop.create_future()
-        self._turns.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if not turn.cancelled():  # the turn came, and the cancellation with it
-                self._pass_on()
-            raise
-
-    def _pass_on(self) -> None:
-        self._busy = False
-        while self._turns:
-            turn = self._turns.popleft()
-            if not turn.done():
-                self._busy = True
-                turn.set_result(None)
-                return

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from operator import attrgetter
 from typing import TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ from chimpbase._pg.statements import load
 
 _SQL = load("chimpbase._store", "jobs.sql")
 T = TypeVar("T")
+_id, _attempt, _result = attrgetter("id"), attrgetter("attempt"), attrgetter("result")
 _MOST_ROWS, _MOST_CHARACTERS = 10_000, 8_000_000
 
 
@@ -38,11 +40,10 @@ class Demand:
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):
-    """A job to remove as done; `outcome` is "completed" or "cancelled", `result` a JSON text to keep with it."""
+    """A job to remove as done; `result` is a JSON text to keep with it."""
 
     id: JobId
     attempt: int
-    outcome: str
     result: str | None = None
 
 
@@ -215,16 +216,15 @@ async def claim(
 
 async def finish(connection: Connection, *, process: ProcessId, jobs: Sequence[Finished]) -> set[JobId]:
     """Remove finished jobs; the ids that were still held."""
-    rows = await connection.fetch(
+    gone = await connection.fetch_value(
         *_SQL.finish.bind(
             process=process,
-            ids=[job.id for job in jobs],
-            attempts=[job.attempt for job in jobs],
-            outcomes=[job.outcome for job in jobs],
-            results=_given([job.result for job in jobs]),
+            ids=list(map(_id, jobs)),
+            attempts=list(map(_attempt, jobs)),
+            results=_given(list(map(_result, jobs))),
         )
     )
-    return {row[0] for row in rows}
+    return set(gone)
 
 
 async def put_off(connection: Connection, *, process: ProcessId, jobs: Sequence[PutOff]) -> set[JobId]:

@@ -84,9 +84,8 @@ returning job.id, job.queue, job.priority, job.sort, job.attempt, job.uncharged,
 -- Locks:  those jobs.
 -- Index:  job_pkey.
 with held as (
-  select job.ctid as place, done.outcome, done.result
-  from unnest(:ids::bigint[], :attempts::int[], :outcomes::text[], :results::text[])
-    as done (id, attempt, outcome, result)
+  select job.ctid as place, done.result
+  from unnest(:ids::bigint[], :attempts::int[], :results::text[]) as done (id, attempt, result)
   cross join lateral (
     select ctid
     from chimpbase.job
@@ -100,24 +99,24 @@ gone as (
   delete from chimpbase.job
   using held
   where job.ctid = held.place
-  returning job.*, held.outcome, held.result
+  returning job.*, held.result
 ),
 kept as (
   insert into chimpbase.job_done (
     id, finished_at, enqueued_at, claimed_at, process, queue, attempt, key, crashes, outcome, payload, result, headers,
     errors)
   select gone.id, chimpbase.clock(), gone.enqueued_at, gone.claimed_at, gone.process, gone.queue,
-    gone.attempt - gone.uncharged, gone.key, gone.crashes, gone.outcome, gone.payload, gone.result, gone.headers,
+    gone.attempt - gone.uncharged, gone.key, gone.crashes, 'completed', gone.payload, gone.result, gone.headers,
     gone.errors
   from gone
   join chimpbase.queue on queue.id = gone.queue and queue.retention is not null
 ),
 -- asked for below, or it would not be done
 resolved as (
-  select chimpbase.resolve(array(select id from gone), array(select outcome from gone))
+  select chimpbase.resolve(array(select id from gone), array(select 'completed'::text from gone))
   where exists (select 1 from chimpbase.job_after)
 )
-select id, (select count(*) from resolved) from gone;
+select coalesce(array_agg(id), '{}') from gone where (select count(*) from resolved) >= 0;
 
 -- name: put_off
 -- Move jobs that this process still holds to a later time: a retry (charged, with its error) or a snooze (uncharged).
