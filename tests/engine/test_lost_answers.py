@@ -63,7 +63,7 @@ def everything() -> App:
 
 #: Which statement is lost, on whose connections.
 STATEMENTS = [
-    *("jobs.claim", "jobs.finish", "jobs.put_off", "jobs.dead_letter", "jobs.promote"),
+    *("jobs.claim", "jobs.finish_alike", "jobs.settle", "jobs.put_off", "jobs.dead_letter", "jobs.promote"),
     *("runs.load_journals", "runs.memo", "runs.consume", "runs.suspend", "runs.finish"),
 ]
 

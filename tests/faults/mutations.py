@@ -47,10 +47,26 @@ MUTATIONS: tuple[Mutation, ...] = (
         tests="tests/store/test_fences.py",
     ),
     Mutation(
+        name="completions alike without the fence",
+        path=_JOBS,
+        after="-- name: finish_alike",
+        old="and process = :process\n    and attempt = :attempt",
+        new="and (process = :process or true)\n    and (attempt = :attempt or true)",
+        tests="tests/store/test_fences.py",
+    ),
+    Mutation(
+        name="a completion with the commit, without the fence",
+        path="_schema/migrations/0004_create_unique_jobs.sql",
+        after="chimpbase.settle_job",
+        old="and j.process = settle_job.process and j.attempt = settle_job.attempt",
+        new="",
+        tests="tests/store/test_fences.py",
+    ),
+    Mutation(
         name="completion after the commit",
         path="_app/handlers.py",
-        old="await unit.commit(lambda connection: attempt.settle(connection, outcome))",
-        new="await unit.commit()\n            unit.committed = False",
+        old="await unit.commit(last=closing)",
+        new="await unit.commit()\n                unit.committed = False",
         tests="tests/engine/test_attempts.py tests/stories/test_crash_points.py -k 'job or attempt'",
     ),
     Mutation(

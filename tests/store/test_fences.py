@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 
 from chimpbase import App, Wf
-from chimpbase._core.values import ClaimedJob, ProcessId, QueueId, StepMemo
+from chimpbase._core.errors import DatabaseError
+from chimpbase._core.values import ClaimedJob, JobId, ProcessId, QueueId, StepMemo
 from chimpbase._pg.db import Db
 from chimpbase._store import jobs, processes, runs
 from chimpbase._store.jobs import FROM_THE_START, Demand
@@ -80,7 +81,7 @@ async def test_a_job_that_was_taken_over_can_be_ended_by_its_new_holder_alone(db
 
     def end(job: ClaimedJob) -> Any:
         return {
-            "finish": jobs.Finished(job.id, job.attempt, "completed"),
+            "finish": jobs.Finished(job.id, job.attempt),
             "put_off": jobs.PutOff(job.id, job.attempt, timedelta(0), charged=True, error=ERROR),
             "dead_letter": jobs.Dead(job.id, job.attempt, "exhausted", ERROR),
             "give_back": job,
@@ -93,6 +94,41 @@ async def test_a_job_that_was_taken_over_can_be_ended_by_its_new_holder_alone(db
         assert await write(connection, process=new, jobs=[end(was)]) == set()
         assert await write(connection, process=new, jobs=[end(now)]) == {now.id}
         assert await write(connection, process=new, jobs=[end(now)]) == set()
+
+
+async def test_a_job_that_was_taken_over_can_be_finished_by_its_new_holder_alone(db: Db) -> None:
+    old, was, new, now = await taken_over(db, "work")
+    async with db.acquire() as connection:
+
+        async def finish(process: ProcessId, job: ClaimedJob) -> set[JobId]:
+            return await jobs.finish_alike(connection, process=process, ids=[job.id], attempt=job.attempt)
+
+        assert await finish(old, was) == await finish(old, now) == await finish(new, was) == set()
+        assert await finish(new, now) == {now.id}
+        assert await finish(new, now) == set()
+
+
+async def test_a_commit_is_not_reached_by_the_end_of_a_job_that_was_taken_over(
+    db: Db, outside: asyncpg.Connection
+) -> None:
+    old, was, new, now = await taken_over(db, "work")
+    for process, job in ((old, was), (old, now), (new, was)):
+        with pytest.raises(DatabaseError, match="is not held") as refused:
+            await commit_with_end(db, process, job)
+        assert refused.value.sqlstate == "CB030"
+        assert await outside.fetchval("select count(*) from ledger") == 0
+    await commit_with_end(db, new, now)
+    assert await outside.fetchval("select count(*) from ledger") == 1
+    assert await outside.fetchval("select outcome from chimpbase.job_done where id = $1", now.id) == "completed"
+
+
+async def commit_with_end(db: Db, process: ProcessId, job: ClaimedJob) -> None:
+    connection = await db.begin()
+    try:
+        await connection.execute("insert into ledger values ('end', 'x')")
+        await connection.commit(jobs.settle(process=process, job=job.id, attempt=job.attempt))
+    finally:
+        await db.give_back(connection)
 
 
 async def test_a_dead_process_claims_nothing(db: Db) -> None:

@@ -168,7 +168,7 @@ class Story:
         id, attempt, later = job.id, job.attempt, timedelta(seconds=2)
         match how:
             case "finish":
-                ended = self._do(jobs.finish, process=process, jobs=[jobs.Finished(id, attempt, "completed")])
+                ended = self._do(jobs.finish, process=process, jobs=[jobs.Finished(id, attempt)])
             case "fail":
                 ended = self._do(jobs.put_off, process=process, jobs=[jobs.PutOff(id, attempt, later, True, ERROR)])
             case "unreachable":

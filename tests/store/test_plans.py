@@ -21,6 +21,7 @@ pytestmark = pytest.mark.anyio
 JOBS, RUNS = load("chimpbase._store", "jobs.sql"), load("chimpbase._store", "runs.sql")
 ENDS = {
     "jobs.finish": JOBS.finish,
+    "jobs.finish_alike": JOBS.finish_alike,
     "jobs.put_off": JOBS.put_off,
     "jobs.dead_letter": JOBS.dead_letter,
     "jobs.give_back": JOBS.give_back,

@@ -26,7 +26,7 @@ from chimpbase._app.unit import Unit
 from chimpbase._core.codec import Codec
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.values import QueueId, QueueSpec
-from chimpbase._engine.attempt import Attempt, Handler, Handling, Outcome
+from chimpbase._engine.attempt import Attempt, Handler, Handling, Outcome, lost_lease
 
 _OUTCOMES = (Snooze, Cancel, DeadLetter)
 
@@ -152,11 +152,16 @@ def _handler(backstage: Backstage, definition: Definition, queue_name: str, read
                     attempt.result = results.encode(returned, subject=f"result of {title}")
             if unit.end_untouched():
                 return outcome
-            await unit.commit(lambda connection: attempt.settle(connection, outcome))
-        except BaseException:
+            if (closing := attempt.closing(outcome)) is not None:
+                await unit.commit(last=closing)
+            else:
+                await unit.commit(lambda connection: attempt.settle(connection, outcome))
+        except BaseException as error:
             attempt.settled = unit.committed
             if not unit.committed:
                 await unit.rollback()
+            if (lost := lost_lease(attempt, error)) is not None:
+                raise lost from error
             raise
         attempt.settled = unit.committed
         return outcome

@@ -78,8 +78,12 @@ class Unit(Root):
                 "return to commit it, raise to roll it back."
             )
 
-    async def commit(self, before: Callable[[Connection], Awaitable[None]] | None = None) -> None:
+    async def commit(
+        self, before: Callable[[Connection], Awaitable[None]] | None = None, *, last: str | None = None
+    ) -> None:
         """Commit, with `before` as the last thing inside the transaction; nothing to do when none was opened.
+
+        `last` is a statement that goes the same way as the COMMIT, right before it: when it fails nothing is committed.
 
         Raises:
             OutcomeUnknown: the connection died during COMMIT.
@@ -111,7 +115,7 @@ class Unit(Root):
                 if before is not None:
                     await before(connection)
                 self._ended = True
-                cancelled = await _commit(connection)
+                cancelled = await _commit(connection, last)
                 self.committed = True
             except BaseException:
                 await self.rollback()
@@ -199,10 +203,10 @@ class Unit(Root):
         )
 
 
-async def _commit(connection: Connection) -> asyncio.CancelledError | None:
+async def _commit(connection: Connection, last: str | None) -> asyncio.CancelledError | None:
     """Commit; the cancellation that came meanwhile, to be raised once all that follows a commit has been done."""
     try:
-        await connection.commit()
+        await connection.commit(last)
     except asyncio.CancelledError as error:
         # it comes after the end of COMMIT, and carries what went wrong with it as its cause
         if error.__cause__ is not None or connection.is_closed or connection.in_transaction:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from chimpbase._core.errors import LeaseLost
+from chimpbase._core.errors import DatabaseError, LeaseLost
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.retry import Retry
 from chimpbase._core.values import ClaimedJob, JobId, ProcessId, QueueId, QueueKind
@@ -34,6 +34,15 @@ class Attempt:
         self.job, self.process, self.queue_name = job, process, queue_name
         self.settled = self.was_read = False
         self.result: str | None = None
+
+    def closing(self, outcome: Outcome) -> str | None:
+        """The end of this attempt as a statement to be sent together with the COMMIT, if it is simple enough for that.
+
+        Its failure, when the lease is lost, is what `lost_lease` knows.
+        """
+        if outcome is not None or self.result is not None:
+            return None
+        return jobs.settle(process=self.process, job=self.job.id, attempt=self.job.attempt)
 
     async def settle(self, connection: Connection, outcome: Outcome) -> None:
         """Write the end of this attempt as the last statement of the caller's transaction.
@@ -77,10 +86,18 @@ async def settle(connection: Connection, attempts: Sequence[Attempt], outcomes: 
         held |= await jobs.dead_letter(connection, process=process, jobs=dead)
     for attempt in attempts:
         if attempt.job.id not in held:
-            raise LeaseLost(
-                f"job {attempt.job.id} of queue {attempt.queue_name!r}: attempt {attempt.job.attempt} no longer "
-                "holds its lease"
-            )
+            raise _lease_lost(attempt)
+
+
+def lost_lease(attempt: Attempt, error: BaseException) -> LeaseLost | None:
+    """What it means when what `closing` gave has failed: the lease is lost, or None and it is another error."""
+    return _lease_lost(attempt) if isinstance(error, DatabaseError) and error.sqlstate == "CB030" else None
+
+
+def _lease_lost(attempt: Attempt) -> LeaseLost:
+    return LeaseLost(
+        f"job {attempt.job.id} of queue {attempt.queue_name!r}: attempt {attempt.job.attempt} no longer holds its lease"
+    )
 
 
 class Told:

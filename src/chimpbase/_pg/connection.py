@@ -132,8 +132,11 @@ class Connection(Queries):
             raise UsageError("A transaction is open on this connection already. Use `savepoint` to nest.")
         await self._held().execute("begin" if isolation is None else f"begin isolation level {isolation}", ())
 
-    async def commit(self) -> None:
+    async def commit(self, last: str | None = None) -> None:
         """Commit. A cancelled caller gets its cancellation after the COMMIT has ended, one way or the other.
+
+        `last` is a statement without parameters to be run first, in the same round trip; when it fails, its error is
+        raised, nothing is committed, and the transaction is still to be rolled back.
 
         Raises:
             OutcomeUnknown: the connection ended before the answer.
@@ -151,7 +154,7 @@ class Connection(Queries):
         if not session.in_transaction:
             raise UsageError("No transaction is open: a COMMIT or ROLLBACK was run as a statement. Leave them to us.")
         reason = session.failure
-        tag = await session.run_to_the_end("commit")
+        tag = await session.run_to_the_end("commit" if last is None else f"{last}; commit")
         if tag == "ROLLBACK":
             raise QueryError(
                 "COMMIT rolled back, because an earlier statement of the transaction failed and that was caught. "

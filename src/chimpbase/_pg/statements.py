@@ -21,6 +21,8 @@ from chimpbase._pg import lexer
 
 _NAME_LINE: Final = re.compile(r"^--[ \t]*name:[ \t]*(?P<name>.*?)[ \t]*$", re.MULTILINE)
 
+_NUMBER: Final = re.compile(r"\$(\d+)")
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
@@ -47,6 +49,17 @@ class Statement:
         if len(values) != len(arguments):
             raise self._misfit(values)
         return (self.sql, *arguments)
+
+    def spelled(self, **values: int) -> str:
+        """The statement with whole numbers where its parameters are, for a message that holds several statements.
+
+        Raises:
+            TypeError: as `bind`; or a value is something else, for nothing else may become text.
+        """
+        sql, *arguments = self.bind(**values)
+        if any(type(argument) is not int for argument in arguments):
+            raise TypeError(f"Statement {self.name!r} is spelled out with whole numbers alone, not {arguments!r:.60}.")
+        return _NUMBER.sub(lambda place: str(arguments[int(place[1]) - 1]), sql)
 
     def _misfit(self, values: Mapping[str, object]) -> TypeError:
         missing = [name for name in self.parameters if name not in values]

@@ -2846,6 +2846,33 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.settle_job(job bigint, process bigint, attempt integer)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+AS $function$
+declare
+  gone chimpbase.job;
+begin
+  delete from chimpbase.job j
+  where j.id = settle_job.job and j.process = settle_job.process and j.attempt = settle_job.attempt
+  returning * into gone;
+  if not found then
+    raise exception using errcode = 'CB030', message = format('job %s is not held in attempt %s', job, attempt);
+  end if;
+  insert into chimpbase.job_done (
+    id, finished_at, enqueued_at, claimed_at, process, queue, attempt, key, crashes, outcome, payload, headers, errors)
+  select gone.id, chimpbase.clock(), gone.enqueued_at, gone.claimed_at, gone.process, gone.queue,
+    gone.attempt - gone.uncharged, gone.key, gone.crashes, 'completed', gone.payload, gone.headers, gone.errors
+  from chimpbase.queue q
+  where q.id = gone.queue and q.retention is not null;
+  if exists (select from chimpbase.job_after a where a.needs = gone.id) then
+    perform chimpbase.resolve(array[gone.id], array['completed']);
+  end if;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.signal(id text, name text, payload jsonb DEFAULT 'null'::jsonb, options jsonb DEFAULT '{}'::jsonb)
  RETURNS void
  LANGUAGE plpgsql

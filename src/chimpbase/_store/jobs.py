@@ -227,6 +227,16 @@ async def finish(connection: Connection, *, process: ProcessId, jobs: Sequence[F
     return set(gone)
 
 
+async def finish_alike(connection: Connection, *, process: ProcessId, ids: Sequence[JobId], attempt: int) -> set[JobId]:
+    """Remove finished jobs that are all in that attempt, without results; the ids that were still held."""
+    return set(await connection.fetch_value(*_SQL.finish_alike.bind(process=process, ids=list(ids), attempt=attempt)))
+
+
+def settle(*, process: ProcessId, job: JobId, attempt: int) -> str:
+    """What removes a finished job, to be sent together with a COMMIT; it fails with CB030 if it was not held."""
+    return _SQL.settle.spelled(process=process, job=job, attempt=attempt)
+
+
 async def put_off(connection: Connection, *, process: ProcessId, jobs: Sequence[PutOff]) -> set[JobId]:
     """Move jobs to a later time; the ids that were still held."""
     rows = await connection.fetch(

@@ -4,6 +4,7 @@
 -- The ends of attempts look each job up by its id first (lateral, kept apart by `offset 0`) and then change it where it
 -- was found. Joined flatly, the planner may believe that hardly any job has this process, as is true when statistics are
 -- taken at rest, and read the whole queue for each batch. A job that changed in between is no longer where it was found.
+-- The clock is asked in a subquery where there are many rows: once for a statement, not for each of them.
 
 -- name: enqueue
 -- Store jobs; one id each, in order.
@@ -70,7 +71,7 @@ ready as (
 update chimpbase.job
 set process = :process,
     attempt = job.attempt + 1,
-    claimed_at = chimpbase.clock()
+    claimed_at = (select chimpbase.clock())
 from ready
 where job.id = ready.id
   and (not ready.suspect or ready.id = (select min(id) from ready where suspect))
@@ -105,7 +106,7 @@ kept as (
   insert into chimpbase.job_done (
     id, finished_at, enqueued_at, claimed_at, process, queue, attempt, key, crashes, outcome, payload, result, headers,
     errors)
-  select gone.id, chimpbase.clock(), gone.enqueued_at, gone.claimed_at, gone.process, gone.queue,
+  select gone.id, (select chimpbase.clock()), gone.enqueued_at, gone.claimed_at, gone.process, gone.queue,
     gone.attempt - gone.uncharged, gone.key, gone.crashes, 'completed', gone.payload, gone.result, gone.headers,
     gone.errors
   from gone
@@ -117,6 +118,42 @@ resolved as (
   where exists (select 1 from chimpbase.job_after)
 )
 select coalesce(array_agg(id), '{}') from gone where (select count(*) from resolved) >= 0;
+
+-- name: finish_alike
+-- As `finish`, for jobs that are all in the same attempt and leave no result, as nearly all do: half the work.
+-- Locks:  those jobs.
+-- Index:  job_pkey.
+with gone as (
+  delete from chimpbase.job
+  where id = any (:ids::bigint[])
+    and process = :process
+    and attempt = :attempt
+  returning id, enqueued_at, claimed_at, process, queue, attempt, uncharged, key, crashes, payload, headers, errors
+),
+kept as (
+  insert into chimpbase.job_done (
+    id, finished_at, enqueued_at, claimed_at, process, queue, attempt, key, crashes, outcome, payload, headers, errors)
+  select id, (select chimpbase.clock()), enqueued_at, claimed_at, process, queue, attempt - uncharged, key, crashes,
+    'completed', payload, headers, errors
+  from gone
+  where queue = any (array(
+    select id
+    from chimpbase.queue
+    where id in (select distinct queue from gone)
+      and retention is not null
+  ))
+),
+resolved as (
+  select chimpbase.resolve(array(select id from gone), array(select 'completed'::text from gone))
+  where exists (select 1 from chimpbase.job_after)
+)
+select coalesce(array_agg(id), '{}') from gone where (select count(*) from resolved) >= 0;
+
+-- name: settle
+-- The end of one job that went well, for the message that also holds the COMMIT of its handler's transaction.
+-- Raises CB030 when this process does not hold it in that attempt.
+-- Locks:  that job.
+select chimpbase.settle_job(:job, :process, :attempt);
 
 -- name: put_off
 -- Move jobs that this process still holds to a later time: a retry (charged, with its error) or a snooze (uncharged).

@@ -445,6 +445,35 @@ begin
 end
 $$;
 
+-- The end of a job that went well and left no result, as the last statement of its handler's own transaction. It travels in
+-- one message with the COMMIT: when the job is not held in that attempt any more this raises CB030, and the COMMIT is not
+-- reached. Its plan is pinned, for it runs on connections of the application.
+create function chimpbase.settle_job(job bigint, process bigint, attempt int) returns void
+language plpgsql
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+  gone chimpbase.job;
+begin
+  delete from chimpbase.job j
+  where j.id = settle_job.job and j.process = settle_job.process and j.attempt = settle_job.attempt
+  returning * into gone;
+  if not found then
+    raise exception using errcode = 'CB030', message = format('job %s is not held in attempt %s', job, attempt);
+  end if;
+  insert into chimpbase.job_done (
+    id, finished_at, enqueued_at, claimed_at, process, queue, attempt, key, crashes, outcome, payload, headers, errors)
+  select gone.id, chimpbase.clock(), gone.enqueued_at, gone.claimed_at, gone.process, gone.queue,
+    gone.attempt - gone.uncharged, gone.key, gone.crashes, 'completed', gone.payload, gone.headers, gone.errors
+  from chimpbase.queue q
+  where q.id = gone.queue and q.retention is not null;
+  if exists (select from chimpbase.job_after a where a.needs = gone.id) then
+    perform chimpbase.resolve(array[gone.id], array['completed']);
+  end if;
+end
+$$;
+
 -- Look at up to `most` jobs after `since` that others need, and resolve those that have ended unseen: a dependency that was
 -- committed while the job that it needs was just ending, or a job that was ended by hand. The last one looked at, or null.
 create function chimpbase.resolve_missed(since bigint, most int) returns bigint
