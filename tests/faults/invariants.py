@@ -8,7 +8,8 @@ BROKEN: Final[dict[str, str]] = {
     "a job is in one place": """
         select id from (
           select id from chimpbase.job union all select id from chimpbase.job_later
-          union all select id from chimpbase.job_dead union all select id from chimpbase.job_done) everywhere
+          union all select id from chimpbase.job_wait union all select id from chimpbase.job_dead
+          union all select id from chimpbase.job_done) everywhere
         group by id having count(*) > 1
     """,
     "a running job has a process": """
