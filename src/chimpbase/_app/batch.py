@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from chimpbase._app.job_handle import JobHandle
+from chimpbase._app.job_handle import JobHandle, SyncJobHandle, sync_handle
+from chimpbase._app.waiter import Waiter
 from chimpbase._core.errors import UsageError
 from chimpbase._core.terms import EnqueueOptions
 
@@ -45,3 +46,28 @@ class Batch:
     def close(self) -> None:
         """Take no more members."""
         self._closed = True
+
+
+class SyncBatch:
+    """The blocking face of `Batch`, whose verbs mean the same."""
+
+    def __init__(self, batch: Batch, wait: Waiter) -> None:
+        self._batch, self._wait = batch, wait
+
+    @property
+    def done(self) -> SyncJobHandle[Any]:
+        """See `Batch.done`."""
+        return sync_handle(self._batch.done, self._wait)
+
+    def enqueue(
+        self, queue: Queue[T] | Worker[T, Any] | str, payload: Any = None, **options: Unpack[EnqueueOptions]
+    ) -> SyncJobHandle[Any]:
+        """See `Batch.enqueue`."""
+        return sync_handle(self._wait(self._batch.enqueue(queue, payload, **options)), self._wait)
+
+    def enqueue_many(
+        self, queue: Queue[T] | Worker[T, Any] | str, payloads: Iterable[Any], **options: Unpack[EnqueueOptions]
+    ) -> list[SyncJobHandle[Any]]:
+        """See `Batch.enqueue_many`."""
+        handles = self._wait(self._batch.enqueue_many(queue, payloads, **options))
+        return [sync_handle(one, self._wait) for one in handles]

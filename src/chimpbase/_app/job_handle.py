@@ -7,18 +7,22 @@ process that made it; written down and read again it is a plain id, of which `ct
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from chimpbase._app.job_status import JobStatus, errors_of, status_of
 from chimpbase._app.waiter import Waiter
 from chimpbase._core.codec import Codec, codec_for
 from chimpbase._core.durations import seconds
 from chimpbase._core.errors import AttemptTimeout, JobCancelled, JobFailed, NotFound, UsageError
+from chimpbase._core.explanation import Explanation
 from chimpbase._core.values import JobId
 from chimpbase._store.following import FollowedJob
 
 if TYPE_CHECKING:
+    from chimpbase._app.queue_operations import CancelAnswer
     from chimpbase._app.stage import Stage
     from chimpbase._app.unit import Frame
 
@@ -27,13 +31,33 @@ _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.02, 1.0
 _ANY: Codec[Any] = codec_for(Any)
 
 
+class Operator(Protocol):
+    """Whoever made the handles: a client of queues, which acts in one transaction, or `on` another one."""
+
+    def on(self, frame: Frame) -> Operator: ...
+    async def cancel(self, job: Any, *, reason: str | None = None) -> CancelAnswer: ...
+    async def explain(self, job: Any) -> Explanation: ...
+    async def retry(self, job: Any) -> Literal["redriven", "hurried"]: ...
+
+
 class Follower:
-    """What the handles of one call share: where to look, the transaction they were made in, how results are read."""
+    """What the handles of one call share: where to look, the transaction they were made in, who acts on them, how
+    results are read.
+    """
 
-    __slots__ = ("codec", "frame", "stage")
+    __slots__ = ("codec", "frame", "operator", "stage")
 
-    def __init__(self, stage: Stage, frame: Frame, codec: Codec[Any] | None) -> None:
-        self.stage, self.frame, self.codec = stage, frame, codec
+    def __init__(self, stage: Stage, frame: Frame, operator: Operator, codec: Codec[Any] | None) -> None:
+        self.stage, self.frame, self.operator, self.codec = stage, frame, operator, codec
+
+    @asynccontextmanager
+    async def acting(self) -> AsyncGenerator[Operator]:
+        """Who acts on the job: in the transaction that made the handle while it is open, else in one of its own."""
+        if self.frame.unit.opened:
+            yield self.operator
+            return
+        async with self.stage.unit(self.frame.unit.title) as unit:
+            yield self.operator.on(unit.root)
 
     async def look(self, id: JobId) -> FollowedJob | None:
         """The job, as the transaction that made the handle sees it while it is open; else as it is committed."""
@@ -124,6 +148,28 @@ class JobHandle(int, Generic[R]):
             raise NotFound("job", int(self))
         return status_of(JobId(self), found)
 
+    async def cancel(self, *, reason: str | None = None) -> CancelAnswer:
+        """Cancel the job: in the transaction that enqueued it while that is open, else in one of its own.
+
+        See `ctx.queue.cancel`, which tells what the answer means and what it raises.
+        """
+        async with self.follower.acting() as operator:
+            return await operator.cancel(self, reason=reason)
+
+    async def retry(self) -> Literal["redriven", "hurried"]:
+        """Run the job now, if it is dead or waits for its time; in which transaction, see `cancel`.
+
+        Raises:
+            NotFound: it is neither.
+        """
+        async with self.follower.acting() as operator:
+            return await operator.retry(self)
+
+    async def explain(self) -> Explanation:
+        """Why the job is not running; see `ctx.queue.explain`."""
+        async with self.follower.acting() as operator:
+            return await operator.explain(self)
+
 
 class SyncJobHandle(int, Generic[R]):
     """The blocking face of `JobHandle`, whose verbs mean the same."""
@@ -145,7 +191,22 @@ class SyncJobHandle(int, Generic[R]):
 
     def status(self) -> JobStatus:
         """See `JobHandle.status`."""
-        return self.wait(handle_of(JobId(self), self.follower).status())
+        return self.wait(self._async().status())
+
+    def cancel(self, *, reason: str | None = None) -> CancelAnswer:
+        """See `JobHandle.cancel`."""
+        return self.wait(self._async().cancel(reason=reason))
+
+    def retry(self) -> Literal["redriven", "hurried"]:
+        """See `JobHandle.retry`."""
+        return self.wait(self._async().retry())
+
+    def explain(self) -> Explanation:
+        """See `JobHandle.explain`."""
+        return self.wait(self._async().explain())
+
+    def _async(self) -> JobHandle[R]:
+        return handle_of(JobId(self), self.follower)
 
 
 def handle_of(id: JobId, follower: Follower) -> JobHandle[Any]:

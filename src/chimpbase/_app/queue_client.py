@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 import msgspec
 
-from chimpbase._app.batch import Batch
+from chimpbase._app.batch import Batch, SyncBatch
 from chimpbase._app.dead_letters import DeadLetters, SyncDeadLetters
 from chimpbase._app.explaining import Explaining, SyncExplaining
 from chimpbase._app.inspecting import Inspecting, SyncInspecting
@@ -40,6 +40,10 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting, Striking
 
     def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
         self._backstage, self._frame, self._origin = backstage, frame, origin
+
+    def on(self, frame: Frame) -> QueueClient:
+        """The same in another transaction."""
+        return QueueClient(self._backstage, frame, self._origin)
 
     @overload
     async def enqueue(self, queue: Worker[T, R], payload: T, **options: Unpack[EnqueueOptions]) -> JobHandle[R]: ...
@@ -101,7 +105,7 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting, Striking
         Raises:
             UsageError: that cannot be an id.
         """
-        return handle_of(job_id(id), Follower(self._backstage, self._frame, None))
+        return handle_of(job_id(id), Follower(self._backstage, self._frame, self, None))
 
     @asynccontextmanager
     async def batch(self, *, on_done: tuple[Any, Any]) -> AsyncGenerator[Batch]:
@@ -114,25 +118,29 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting, Striking
         Raises:
             NotRegistered, PayloadError: as `enqueue`.
         """
+        batch = await self.open_batch(on_done)
+        try:
+            yield batch
+        except BaseException:
+            await self.close_batch(batch, given_up=True)
+            raise
+        await self.close_batch(batch, given_up=False)
+
+    async def open_batch(self, on_done: tuple[Any, Any]) -> Batch:
+        """The beginning of a `batch`, whose end is `close_batch`."""
         given = cast("object", on_done)
         if not isinstance(given, tuple) or len(cast("tuple[object, ...]", given)) != 2:
             raise UsageError(f"on_done is a pair of a queue and a payload, not {on_done!r:.60}.")
         queue, payload = on_done
         (done,) = await self._enqueue(queue, (payload,), {}, {"open": True})
-        batch = Batch(done, self._enqueue)
-        try:
-            yield batch
-        except BaseException:
-            batch.close()
-            await self._close(done, given_up=True)
-            raise
-        batch.close()
-        await self._close(done, given_up=False)
+        return Batch(done, self._enqueue)
 
-    async def _close(self, done: JobHandle[Any], *, given_up: bool) -> None:
+    async def close_batch(self, batch: Batch, *, given_up: bool) -> None:
+        """The end of a `batch`: no more members. If `given_up`, the job that was to follow them is taken away."""
+        batch.close()
         try:
             async with self._frame.statement() as connection:
-                await after.close(connection, job=JobId(done), given_up=given_up)
+                await after.close(connection, job=JobId(batch.done), given_up=given_up)
         except DatabaseError:
             if not given_up:
                 raise
@@ -171,7 +179,7 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting, Striking
             # a single job outside a transaction is told of by whoever stored it, unless it runs already
             self._frame.after_commit.append(self._wake(id, terms))
         await self._frame.unit.after_statement(self._frame)
-        follower = Follower(self._backstage, self._frame, getattr(queue, "results", None))
+        follower = Follower(self._backstage, self._frame, self, getattr(queue, "results", None))
         return [handle_of(id, follower) for id in ids]
 
     def _wake(self, queue: QueueId, terms: Terms) -> Callable[[], None]:
@@ -226,6 +234,18 @@ class SyncQueue(SyncQueueOperations, SyncDeadLetters, SyncExplaining, SyncInspec
     ) -> list[SyncJobHandle[Any]]:
         handles = self._wait(self._client().enqueue_many(queue, payloads, **options))
         return [sync_handle(one, self._wait) for one in handles]
+
+    @contextmanager
+    def batch(self, *, on_done: tuple[Any, Any]) -> Generator[SyncBatch]:
+        """See `QueueClient.batch`."""
+        client = self._client()
+        batch = self._wait(client.open_batch(on_done))
+        try:
+            yield SyncBatch(batch, self._wait)
+        except BaseException:
+            self._wait(client.close_batch(batch, given_up=True))
+            raise
+        self._wait(client.close_batch(batch, given_up=False))
 
     def get(self, id: int) -> JobStatus:
         """See `QueueClient.get`."""
