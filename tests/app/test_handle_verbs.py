@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from chimpbase import App, Ctx, Queue, Retry, SyncCtx
+from chimpbase import App, Ctx, JobHandle, Queue, Retry, SyncCtx
 from chimpbase.errors import NotFound
 from tests.running import Start, history, is_idle, notes
 from tests.waiting import until
@@ -51,16 +51,18 @@ async def test_a_handle_acts_in_the_transaction_that_made_it_while_that_is_open(
 ) -> None:
     app = app_with([])
     async with start(app, workers=False):
+        made: list[JobHandle[int]] = []
         with pytest.raises(OSError, match="rolled back"):
             async with app.transaction() as ctx:
                 handle = await ctx.queue.enqueue(boxes, 1, delay=600)
+                made.append(handle)
                 assert (await handle.explain()).state == "delayed"
                 assert await handle.retry() == "hurried"
                 assert await handle.cancel(reason="no") == "cancelled"
                 raise OSError("rolled back")
         assert await history(outside, "job_done") == []
         with pytest.raises(NotFound):
-            await handle.cancel()
+            await made[0].cancel()
 
 
 async def test_a_handle_acts_for_itself_after_that(start: Start, outside: asyncpg.Connection) -> None:

@@ -138,6 +138,18 @@ async def test_a_gap_in_the_upcasts_is_told(start: Start, outside: asyncpg.Conne
     assert "nothing upcasts from 1" in str((await history(outside, "job_dead"))[0]["errors"])
 
 
+async def test_a_gap_inside_a_chain_of_upcasts_is_refused_at_the_start(start: Start) -> None:
+    gap, tail = Queue("gap", New, version=4), Queue("tail", New, version=4)
+    for queue, steps in ((gap, (1, 3)), (tail, (3,))):
+        for step in steps:
+            queue.upcast(from_version=step)(dict)
+    with pytest.raises(UsageError, match=r"an upcast from 1, but none from 2"):
+        async with start(App("people", register=[gap])):
+            pass
+    async with start(App("people", register=[tail])):  # what was older is gone, as far as this code knows
+        pass
+
+
 def test_what_a_version_and_an_upcast_must_be() -> None:
     for wrong in (0, -1, True, 1.0, "2", 2**31):
         with pytest.raises(UsageError, match="whole number from 1"):

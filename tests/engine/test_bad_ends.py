@@ -17,7 +17,7 @@ jobs = Queue("jobs", int)
 
 
 async def test_a_bad_end_waits_alone_and_is_settled_once_the_database_takes_it(
-    start: Start, outside: asyncpg.Connection
+    start: Start, outside: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = App("ends")
     ran: list[int] = []
@@ -44,6 +44,8 @@ async def test_a_bad_end_waits_alone_and_is_settled_once_the_database_takes_it(
         assert sorted(int(row["payload"]) for row in dead) == [*range(1, 41), 99]
         assert {row["payload"]: [kind for _, kind, _ in errors_of(row)] for row in dead}["13"] == ["ValueError"]
         assert sorted(ran) == [*range(1, 41), 99]
+    assert "cannot be settled, it stays leased: CheckViolation 23514" in caplog.text
+    assert "Failing row" not in caplog.text
 
 
 async def only_the_bad_one_is_left(outside: asyncpg.Connection, dead: int = 39) -> bool:

@@ -13,7 +13,7 @@ from chimpbase._app.definitions import Worker
 from chimpbase._app.payload_reading import is_newer, reader
 from chimpbase._app.registry import Registry
 from chimpbase._app.tokens import Queue
-from chimpbase._core.errors import ChimpbaseError
+from chimpbase._core.errors import ChimpbaseError, UsageError
 from chimpbase._core.values import JobId
 from chimpbase._pg.db import Db
 from chimpbase._store import queues
@@ -21,6 +21,23 @@ from chimpbase._store import queues
 _SAMPLE = 500
 _BREATH = 50
 _log = logging.getLogger("chimpbase.runtime")
+
+
+def check_upcasts(registry: Registry) -> None:
+    """Refuse a chain of upcasts with a gap, now and not when a job meets it. A chain may begin at any version.
+
+    Raises:
+        UsageError: there is one.
+    """
+    queues: list[Queue[Any]] = list(registry.tokens("queue").values())
+    for queue in queues:
+        first = min(queue.upcasts, default=queue.version)
+        missing = [step for step in range(first, queue.version) if step not in queue.upcasts]
+        if missing:
+            raise UsageError(
+                f"{queue!r} has version {queue.version} and an upcast from {first}, but none from {missing[0]}: jobs "
+                f"of version {first} could not be read. Add @queue.upcast(from_version={missing[0]})."
+            )
 
 
 def fingerprint(queue: Queue[Any]) -> str:

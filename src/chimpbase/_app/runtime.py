@@ -33,7 +33,7 @@ from chimpbase._app.handlers import handling, queue_spec
 from chimpbase._app.hearing import hear
 from chimpbase._app.invoke import invoke
 from chimpbase._app.origin import Origin
-from chimpbase._app.payload_versions import check_waiting
+from chimpbase._app.payload_versions import check_upcasts, check_waiting
 from chimpbase._app.registry import Registry, forgotten
 from chimpbase._app.schema import bring_up_to_date
 from chimpbase._app.threads import Threads
@@ -224,6 +224,7 @@ class Runtime:
     # Starting
 
     async def _start(self) -> None:
+        check_upcasts(self.app.registry)
         dsn, server = await self._find_database()
         self._db = await self._open(dsn, size=self.settings.pool_size, role="app", session=_HANDLERS, json=True)
         applied = await bring_up_to_date(

@@ -121,7 +121,9 @@ class _Lane(Generic[E]):
                 # an unknown outcome may be asked for again: the fence answers "not held" to what was done already
                 if not error.transient and not isinstance(error, OutcomeUnknown):
                     if len(ends) == 1:
-                        _log.error("job %d cannot be settled, it stays leased: %s", ends[0].id, error)
+                        # not its text: the server may quote a payload, and no payload belongs into a log
+                        what = f"{type(error).__name__} {error.sqlstate or ''}".strip()
+                        _log.error("job %d cannot be settled, it stays leased: %s", ends[0].id, what)
                         aside.append(ends[0])
                         return set()
                     middle = len(ends) // 2  # halving finds the bad one among many

@@ -98,6 +98,7 @@ _SETTINGS: Final = frozenset({"28000", "28P01", "3D000", "0P000", "22023", "4270
 POOLER_STATES: Final = frozenset({"26000", "42P05"})
 
 _ARGUMENT: Final = re.compile(r"(?:invalid input for query|query) argument (?P<place>\$\d+)")
+_KEY_VALUES: Final = re.compile(r"(?P<key>\bKey \(.*?\))=\(.*\)", re.DOTALL)
 _EXPECTED: Final = re.compile(r"\((?P<expected>(?:expected|a |an |value out of|'[^']*' object)[^()]*)\)\s*$")
 
 
@@ -177,7 +178,10 @@ def connect_failure(error: Exception, *, where: str) -> ChimpbaseError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """What the server said; `text` is its message, detail and hint as sentences."""
+    """What the server said; `text` is its message, detail and hint as sentences, without the values of rows.
+
+    A text goes into logs and histories of errors, where no payload and no secret may be seen; `detail` is whole.
+    """
 
     state: str
     text: str
@@ -190,10 +194,19 @@ def as_said(
     *, state: str, message: str, detail: str | None, hint: str | None, constraint: str | None, table: str | None
 ) -> Said:
     """The fields of an error message of the server, put together."""
+    if state == "22P02":  # invalid input syntax for type json: "...", and what follows quotes it as well
+        message, detail = message.partition(': "')[0], None
     # Some drivers append a page about poolers to some hints.
-    parts = [message, detail, hint.strip().partition("\n")[0] if hint else None]
+    parts = [message, without_values(detail), hint.strip().partition("\n")[0] if hint else None]
     text = " ".join(_sentence(part) for part in parts if part)
     return Said(state=state, text=text, detail=detail, constraint=constraint, table=table)
+
+
+def without_values(detail: str | None) -> str | None:
+    """The server's detail without what stands in the row it speaks of; None when nothing else is left."""
+    if detail is None or detail.startswith("Failing row contains"):
+        return None
+    return _KEY_VALUES.sub(r"\g<key>", detail)
 
 
 def _said(error: asyncpg.PostgresError) -> Said:
