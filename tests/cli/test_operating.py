@@ -85,6 +85,8 @@ async def test_a_job_is_listed_shown_explained_and_cancelled(cli: Cli, database:
     assert why.stdout == f"Job {job} of queue 'slow' is ready, but no live process works its queue.\n"
     assert cli("job", "why", job).stdout == why.stdout
     assert json.loads(cli("why", job, "-o", "json").stdout)["state"] == "ready"
+    carried = json.loads(cli("job", "show", job, "-o", "json").stdout)["status"]
+    assert (carried["state"], carried["attempts"], carried["errors"]) == ("waiting", 0, [])
     assert cli("job", "cancel", job, "--reason", "no more").stdout == f"{job} cancelled\n"
     assert "no more" in cli("job", "show", job).stdout
     assert cli("job", "ls", "-o", "json").stdout.strip() == "[]"
@@ -103,7 +105,9 @@ async def test_dead_letters_are_shown_retried_redriven_and_purged(cli: Cli, data
     await bury(database, 10)
     shown = cli("job", "show", "1001")
     assert "no bed" in shown.stdout
-    assert json.loads(cli("job", "show", "1001", "-o", "json").stdout)["dead"]["payload"] == 1001
+    told = json.loads(cli("job", "show", "1001", "-o", "json").stdout)
+    assert (told["dead"]["payload"], told["status"]["payload"], told["status"]["state"]) == (1001, 1001, "dead")
+    assert "no bed" in told["status"]["errors"][-1]["message"]
     assert cli("job", "retry", "1001", "1002").stdout == "1001 redriven\n1002 redriven\n"
     assert cli("job", "redrive", "1003").stdout == "redriven 1\n"
     refused = cli("job", "redrive")

@@ -76,8 +76,8 @@ def status_of(id: JobId, found: FollowedJob) -> JobStatus:
         due_at=found.due_at,
         started_at=found.started_at,
         finished_at=found.finished_at,
-        payload=msgspec.json.decode(found.payload),
-        result=None if found.result is None else msgspec.json.decode(found.result),
+        payload=_read(found.payload),
+        result=None if found.result is None else _read(found.result),
         reason=found.reason,
         errors=errors_of(found),
         progress=progress,
@@ -87,3 +87,10 @@ def status_of(id: JobId, found: FollowedJob) -> JobStatus:
 def errors_of(found: FollowedJob) -> tuple[JobError, ...]:
     """The history of a job's failures, oldest first."""
     return msgspec.json.decode(found.errors, type=tuple[JobError, ...]) if found.errors else ()
+
+
+def _read(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:  # somebody wrote it by hand, and whoever asks what it is should see it
+        return text

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from chimpbase import Ctx, DeadJob, Explanation, errors
+from chimpbase import Ctx, DeadJob, Explanation, JobStatus, errors
 from chimpbase.cli.commands import operating as op
 from chimpbase.cli.commands.options import Output
 from chimpbase.cli.failures import FAILURE, NOT_FOUND, USAGE, CommandFailed
@@ -50,24 +50,29 @@ def ls(
 
 
 def show(id: Id, /, *, app: op.App = None, output: Output = "table") -> int:
-    """Show one job: where it is and why, and what it carries when it is dead."""
+    """Show one job: where it is and why, what it carries, what came of it, and how its attempts failed."""
 
-    async def look(ctx: Ctx) -> tuple[Explanation, DeadJob | None]:
+    async def look(ctx: Ctx) -> tuple[Explanation, JobStatus | None, DeadJob | None]:
         dead = await ctx.queue.dead(ids=[id])
-        return await ctx.queue.explain(id), dead[0] if dead else None
+        try:
+            status = await ctx.queue.get(id)
+        except errors.NotFound:
+            status = None
+        return await ctx.queue.explain(id), status, dead[0] if dead else None
 
-    why, dead = op.ask(app, look)
+    why, status, dead = op.ask(app, look)
     if output == "json":
-        print(to_json({**_record(why), "dead": _dead(dead) if dead else None}))
+        carried = {"status": _status(status) if status else None, "dead": _dead(dead) if dead else None}
+        print(to_json({**_record(why), **carried}))
         return NOT_FOUND if why.state == "unknown" else 0
     print(visible(why.summary))
-    facts: dict[str, Any] = {**why.facts, **({"payload": dead.payload} if dead else {})}
+    facts: dict[str, Any] = {**why.facts, **(_carried(status) if status else {})}
     for line in op.table(
         ("FACT", "VALUE"), [(name, visible(_value(value))) for name, value in facts.items()]
     ).splitlines():
         print(line)
-    if dead and dead.error:
-        print(f"\n{visible(dead.error)}")
+    for failure in status.errors if status else ():
+        print(f"\nattempt {failure.attempt}: {visible(failure.message)}")
     return NOT_FOUND if why.state == "unknown" else 0
 
 
@@ -163,6 +168,17 @@ def _record(found: Explanation) -> dict[str, Any]:
         "summary": found.summary,
         "facts": dict(found.facts),
     }
+
+
+def _status(one: JobStatus) -> dict[str, Any]:
+    times = ("enqueued_at", "due_at", "started_at", "finished_at")
+    progress = {**asdict(one.progress), "at": one.progress.at.isoformat()} if one.progress else None
+    return {**asdict(one), **{name: _iso(getattr(one, name)) for name in times}, "progress": progress}
+
+
+def _carried(one: JobStatus) -> dict[str, Any]:
+    said = {"key": one.key, "result": one.result, "progress": one.progress and one.progress.fraction}
+    return {"payload": one.payload, **{name: value for name, value in said.items() if value is not None}}
 
 
 def _dead(one: DeadJob) -> dict[str, Any]:
