@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from time import perf_counter
@@ -105,33 +106,41 @@ class Flat:
             self.console.print(f"    warned: {text}", highlight=False)
 
     async def start_together(self) -> None:
-        """Eight processes start on 200,000 ready jobs."""
-        stand, queue = self.stand, await self.stand.queue(noops.name)
-        alone = await self._first(queue, of=_COUNT)
+        """Eight processes start on 200,000 ready jobs; and eight that are up already are let go on as many."""
+        stand = self.stand
+        alone = await self._first(await stand.queue(noops.name), of=_COUNT)
         rows = int(200_000 * max(self.scale, 0.1))
+        starting = await self._eight(rows, up_before=False)
+        self._add(f"8 processes that start on {rows:,} jobs, of the rate of one", starting / alone, 0.5)
+        working = await self._eight(rows, up_before=True)
+        self._add(f"8 processes that are up already, {rows:,} jobs, of the rate of one", working / alone, 0.5)
+
+    async def _eight(self, rows: int, *, up_before: bool) -> float:
+        """Jobs per second of eight processes, from the moment they are told to start, or may claim the first job."""
+        stand, queue = self.stand, await self.stand.queue(noops.name)
         await stand.clean()
         await fill(stand.dsn, queue=queue, jobs=rows)
-        members = [
-            await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "bench.member", "drain", stand.dsn, "0"),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                limit=1 << 26,
-            )
-            for _ in range(8)
-        ]
-        for member in members:
-            assert member.stdout is not None
-            await member.stdout.readline()
+        if up_before:
+            await stand.value("update chimpbase.queue set paused_at = now() where id = $1", queue)
+        members = [await member("drain", stand.dsn, "0") for _ in range(8)]
+        for one in members:
+            await answer(one)
         began = perf_counter()
-        for member in members:
-            assert member.stdin is not None
-            member.stdin.write(b"go\n")
+        for one in members:
+            order(one)
+        if up_before:
+            for one in members:
+                await answer(one)
+            await stand.value("update chimpbase.queue set paused_at = null where id = $1", queue)
+            began = perf_counter()
+            await stand.value("select pg_notify('chimpbase', $1::text)", str(queue))
         await stand.empty()
         seconds = perf_counter() - began
-        told = [await member.communicate() for member in members]
-        counted_once([int(word) for out, _ in told for word in out.split()], rows)
-        self._add(f"8 processes that start on {rows:,} jobs, of the rate of one", rows / seconds / alone, 0.5)
+        for one in members:
+            order(one)
+        told = b" ".join([(await one.communicate())[0] for one in members])
+        counted_once([int(word) for word in told.split() if word.isdigit()], rows)
+        return rows / seconds
 
     async def _first(self, queue: int, *, of: int, filled: bool = False, clean: bool = True) -> float:
         """Jobs per second of the first hundred thousand."""
@@ -178,6 +187,28 @@ class Flat:
 
     def _add(self, name: str, share: float, target: float) -> None:
         self.report.add(Figure(name, share, "", target=target), self.console)
+
+
+async def member(*arguments: str) -> Process:
+    """A process of its own, see `bench.member`."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench.member", *arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=1 << 26,
+    )
+
+
+async def answer(member: Process) -> bytes:
+    """The next line of a member."""
+    assert member.stdout is not None
+    return await member.stdout.readline()
+
+
+def order(member: Process) -> None:
+    """Tell a member to go on."""
+    assert member.stdin is not None
+    member.stdin.write(b"go\n")
 
 
 class _Warnings(logging.Handler):
