@@ -311,7 +311,9 @@ async def at_rest(outside: asyncpg.Connection, scene: Scene, *, sure: bool) -> b
     """Whether nothing moves any more, and what was to be done is done."""
     try:
         busy = await outside.fetchval("""
-            select exists (select from chimpbase.job union all select from chimpbase.job_later)
+            select exists (
+                select from chimpbase.job union all select from chimpbase.job_wait
+                union all select from chimpbase.job_later)
               or exists (select from chimpbase.run where finished_at is null)
         """)
         found = [row[0] for row in await outside.fetch("select note from ledger")]

@@ -12,7 +12,22 @@ from datetime import timedelta
 
 import asyncpg
 
-from chimpbase import App, Ctx, DeadLetter, Entry, Event, Occurrence, Queue, Retry, Signal, Snooze, Stream, Wf, step
+from chimpbase import (
+    App,
+    Ctx,
+    DeadLetter,
+    Entry,
+    Event,
+    Limits,
+    Occurrence,
+    Queue,
+    Retry,
+    Signal,
+    Snooze,
+    Stream,
+    Wf,
+    step,
+)
 from chimpbase._core.errors import ChimpbaseError, OutcomeUnknown
 from tests.running import the_value
 from tests.waiting import until
@@ -88,6 +103,20 @@ def _jobs(app: App) -> None:
     async def swapper(ctx: Ctx, text: str) -> None:
         if await ctx.kv.set("swapped", text, if_absent=True):
             await note(ctx, "swapped")
+
+    @app.worker("gated", limits=Limits(concurrency=1))
+    async def gated(ctx: Ctx, text: str) -> None:
+        await note(ctx, text)
+
+    @app.worker("many", batch=10)
+    async def many(ctx: Ctx, texts: list[str]) -> None:
+        for text in texts:
+            await note(ctx, text)
+
+    @app.worker("filer")
+    async def filer(ctx: Ctx, text: str) -> None:
+        await ctx.collection("papers").put(text, {"text": text})
+        await ctx.queue.enqueue(follow, text, unique=text)
 
     @app.worker("appender")
     async def appender(ctx: Ctx, text: str) -> None:
@@ -184,6 +213,13 @@ class Scene:
 def enqueued(queue: str, options: str = "{}") -> Arrange:
     async def arrange(outside: asyncpg.Connection) -> None:
         await outside.execute("select chimpbase.enqueue($1, '\"x\"', $2)", queue, options)
+
+    return arrange
+
+
+def enqueued_twice(queue: str) -> Arrange:
+    async def arrange(outside: asyncpg.Connection) -> None:
+        await outside.execute("select chimpbase.enqueue($1, '\"x\"') from generate_series(1, 2)", queue)
 
     return arrange
 
@@ -294,6 +330,15 @@ SCENES: tuple[Scene, ...] = (
         arrange=enqueued("swapper"),
         notes=("swapped",),
         left={"kv": 1},
+    ),
+    Scene(name="admit", where="engine", labels=_ENGINE | {"gates"}, arrange=enqueued("gated"), notes=("x",)),
+    Scene(name="batch", where="app", labels=_TX, arrange=enqueued_twice("many"), notes=("x", "x")),
+    Scene(
+        name="put a document, enqueue a unique job",
+        where="app",
+        labels=_TX | {"documents"},
+        arrange=enqueued("filer"),
+        notes=("follow x",),
     ),
     Scene(name="append", where="app", labels=_TX | {"streams"}, arrange=enqueued("appender"), notes=("read x",)),
     Scene(name="consume", where="engine", labels=_READS, arrange=enqueued("appender"), notes=("read x",)),
