@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -122,7 +123,8 @@ async def main(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     say("\n".join((as_table(table), "", summary, *late)))
     if options.write:
         write_between(_ROOT / "docs" / "faults.md", "the last run", f"{summary}\n\n{as_table(table)}")
-        write_between(_ROOT / "README.md", "the faults", as_short_table(table))
+        size = f"Seed {options.seed}, size {options.size:g}, {monotonic() - began:.0f} s on {os.cpu_count()} cores."
+        write_between(_ROOT / "README.md", "the faults", f"{as_short_table(table)}\n\n{size}")
     return 1 if late or any(result.wrong for result in table) else 0
 
 

@@ -171,14 +171,7 @@ class Arena:
 
     async def connect(self, *, within_s: float = 60) -> asyncpg.Connection:
         """A connection, as soon as there is a server."""
-        deadline = monotonic() + within_s
-        while True:
-            try:
-                return await asyncpg.connect(self.dsn, timeout=10)
-            except GONE:
-                if monotonic() > deadline:
-                    raise
-            await passing(0.05)
+        return await connected(self.dsn, within_s=within_s)
 
     async def produce(self, jobs: int) -> None:
         """Ask for so many jobs, half of them plain, evenly over the time; some transactions are taken back."""
@@ -274,6 +267,18 @@ async def _is_idle(connection: asyncpg.Connection) -> bool:
     )
 
 
+async def connected(dsn: str, *, within_s: float = 60) -> asyncpg.Connection:
+    """A connection, as soon as the server takes one: it may be recovering from what was done to it before."""
+    deadline = monotonic() + within_s
+    while True:
+        try:
+            return await asyncpg.connect(dsn, timeout=10)
+        except GONE:
+            if monotonic() > deadline:
+                raise
+        await passing(0.05)
+
+
 @asynccontextmanager
 async def arena_of(
     server: EmbeddedServer, directory: Path, *, seed: int, size: int, seconds: float, network: str = "", **settings: Any
@@ -285,7 +290,7 @@ async def arena_of(
     async with AsyncExitStack() as stack:
         log = ClientLog(directory / "client.log")
         stack.callback(log.close)
-        house = await asyncpg.connect(server.dsn)
+        house = await connected(server.dsn)
         await house.execute(f"create database {database}")
         await house.close()
         fleet = Herd(MODULE, "", directory)

@@ -16,7 +16,7 @@ from time import monotonic
 import asyncpg
 
 from chimpbase._pg.embedded import EmbeddedServer
-from tests.faults.arena import Arena, arena_of
+from tests.faults.arena import Arena, arena_of, connected
 from tests.faults.battle import Result, judge
 from tests.faults.flood import LIMIT, POISONS
 from tests.running import the_value
@@ -184,7 +184,7 @@ async def orphan(server: EmbeddedServer, directory: Path, seed: int, jobs: int, 
         await asyncio.gather(*listening)
     own = await EmbeddedServer.start(data)
     try:
-        connection = await asyncpg.connect(own.dsn)
+        connection = await connected(own.dsn)
         found = [row[0] for row in await connection.fetch("select n from written order by n")]
         await connection.close()
     finally:
