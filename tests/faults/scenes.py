@@ -45,6 +45,7 @@ def build() -> App:
     """The app, made anew for each play."""
     app = App("scenes")
     _jobs(app)
+    _more_jobs(app)
     _events(app)
     _flows(app)
     return app
@@ -104,6 +105,8 @@ def _jobs(app: App) -> None:
         if await ctx.kv.set("swapped", text, if_absent=True):
             await note(ctx, "swapped")
 
+
+def _more_jobs(app: App) -> None:
     @app.worker("gated", limits=Limits(concurrency=1))
     async def gated(ctx: Ctx, text: str) -> None:
         await note(ctx, text)
