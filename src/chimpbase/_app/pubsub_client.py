@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from chimpbase._app.inline import inline_call, inline_subscriptions
 from chimpbase._app.payloads import taken
+from chimpbase._app.pubsub_operations import PubSubOperations
+from chimpbase._app.stored_event import StoredEvent
 from chimpbase._app.tokens import Event
 from chimpbase._app.unit import Frame
 from chimpbase._app.waiter import Waiter
-from chimpbase._core.errors import NotFound, UsageError
-from chimpbase._core.names import check_name
+from chimpbase._core.errors import UsageError
 from chimpbase._store import broadcasts, events
 
 if TYPE_CHECKING:
@@ -25,12 +26,12 @@ T = TypeVar("T")
 RunInline = Callable[["Stage", Frame, "Origin", "Subscription[Any]", Any], Awaitable[None]]
 
 
-class PubSubClient:
+class PubSubClient(PubSubOperations):
     """Publishes events in the transaction of this call."""
 
     def __init__(self, backstage: Stage, frame: Frame, origin: Origin, run_inline: RunInline) -> None:
-        self._backstage, self._frame, self._origin = backstage, frame, origin
-        self._run_inline = run_inline
+        super().__init__(backstage, frame)
+        self._origin, self._run_inline = origin, run_inline
 
     @overload
     async def publish(self, event: Event[T] | Subscription[T], payload: T) -> int: ...
@@ -74,30 +75,6 @@ class PubSubClient:
             await broadcasts.send(connection, topic=token.name, payload=text, headers=self._origin.headers())
             self._frame.after_commit.append(self._backstage.engine.announced)
 
-    async def replay(self, subscription: Subscription[Any] | str, *, since: datetime | None = None) -> int:
-        """Deliver the stored events of a subscription's topic to it once more, from an instant on; how many.
-
-        They happen with this transaction, to this subscription only. Events are stored for the setting
-        `event_retention`.
-
-        Raises:
-            NotFound: no such subscription in the database.
-            UsageError: `since` has no time zone, or that is no name of a subscription.
-        """
-        given: object = getattr(subscription, "name", subscription)
-        if not isinstance(given, str):
-            raise UsageError(f"replay takes a subscription or its name, not {subscription!r:.60}.")
-        name = check_name("subscription", given)
-        if since is not None and (not isinstance(cast("object", since), datetime) or since.tzinfo is None):
-            raise UsageError(f"since must be a datetime with a time zone, not {since!r:.60}.")
-        async with self._frame.statement() as connection:
-            queue = await events.find_queue(connection, name=name)
-            if queue is None:
-                raise NotFound("subscription", name)
-            delivered = await events.replay(connection, subscription=name, since=since)
-            self._frame.after_commit.append(lambda: self._backstage.engine.ready([queue]))
-        return delivered
-
     @property
     def topic(self) -> str:
         """The topic of the event that this handler was called for.
@@ -109,11 +86,6 @@ class PubSubClient:
         if topic is None:
             raise UsageError(f"{self._origin.title} was not called for an event, so it has no ctx.pubsub.topic.")
         return topic
-
-    async def subscriptions(self) -> list[tuple[str, str]]:
-        """Every subscription of the database as (name, topic or pattern), whoever declared it."""
-        async with self._frame.statement() as connection:
-            return await events.list_subscriptions(connection)
 
     async def _store(self, frame: Frame, event: Event[Any], payload: str, inline: Sequence[Subscription[Any]]) -> int:
         async with frame.statement() as connection:
@@ -151,8 +123,19 @@ class SyncPubSub:
     def replay(self, subscription: Subscription[Any] | str, *, since: datetime | None = None) -> int:
         return self._wait(self._client().replay(subscription, since=since))
 
+    def drop(self, subscription: Subscription[Any] | str, *, force: bool = False) -> int:
+        return self._wait(self._client().drop(subscription, force=force))
+
     def subscriptions(self) -> list[tuple[str, str]]:
         return self._wait(self._client().subscriptions())
+
+    def topics(self) -> list[dict[str, object]]:
+        return self._wait(self._client().topics())
+
+    def events(
+        self, topic: str | None = None, *, above: int = 0, below: int | None = None, limit: int = 100
+    ) -> list[StoredEvent]:
+        return self._wait(self._client().events(topic, above=above, below=below, limit=limit))
 
     @property
     def topic(self) -> str:

@@ -1347,6 +1347,35 @@ begin
 end
 $function$;
 
+CREATE OR REPLACE FUNCTION chimpbase.drop_subscription(name text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+declare
+  owed int;
+  found_here bigint;
+  dropped bigint := 0;
+begin
+  lock table chimpbase.event in share row exclusive mode;
+  delete from chimpbase.subscription s where s.name = drop_subscription.name returning s.queue into owed;
+  if owed is null then
+    raise exception using errcode = 'CB008', message = format('no subscription named %L', drop_subscription.name);
+  end if;
+  delete from chimpbase.job j where j.queue = owed and j.process is null;
+  get diagnostics found_here = row_count;
+  dropped := dropped + found_here;
+  delete from chimpbase.job_wait j where j.queue = owed;
+  get diagnostics found_here = row_count;
+  dropped := dropped + found_here;
+  delete from chimpbase.job_later j where j.queue = owed;
+  get diagnostics found_here = row_count;
+  dropped := dropped + found_here;
+  delete from chimpbase.job_dead j where j.queue = owed;
+  get diagnostics found_here = row_count;
+  return dropped + found_here;
+end
+$function$;
+
 CREATE OR REPLACE FUNCTION chimpbase.duration_option(options jsonb, name text)
  RETURNS interval
  LANGUAGE sql

@@ -65,3 +65,34 @@ async def prune(connection: Connection, *, age: timedelta, max_events: int) -> i
 async def list_subscriptions(connection: Queryable) -> list[tuple[str, str]]:
     """Every subscription of the database as (name, topic), whoever declared it."""
     return [(name, topic) for name, topic in await connection.fetch(*_SQL.list_subscriptions.bind())]
+
+
+async def drop(connection: Queryable, *, name: str) -> int:
+    """Drop a subscription, the deliveries of it that wait, and its dead letters; how many of both.
+
+    Raises: NotFound when there is no such subscription.
+    """
+    try:
+        return await connection.fetch_value(*_SQL.drop.bind(name=name))
+    except DatabaseError as error:
+        if error.sqlstate == "CB008":
+            raise NotFound("subscription", name) from error
+        raise
+
+
+async def count_workers(connection: Queryable, *, name: str) -> int:
+    """How many live processes work a subscription."""
+    return await connection.fetch_value(*_SQL.count_workers.bind(name=name))
+
+
+async def list_topics(connection: Queryable) -> list[dict[str, object]]:
+    """The topics of the stored events by name: topic, events, first_at, last_at."""
+    return [dict(row) for row in await connection.fetch(*_SQL.list_topics.bind())]
+
+
+async def list_events(
+    connection: Queryable, *, matcher: str | None, above: int, below: int, most: int
+) -> list[dict[str, object]]:
+    """Stored events, the latest first: id, topic, payload and headers as JSON texts, published_at."""
+    found = await connection.fetch(*_SQL.list_events.bind(matcher=matcher, above=above, below=below, most=most))
+    return [dict(row) for row in found]

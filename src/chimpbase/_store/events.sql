@@ -35,3 +35,35 @@ where id in (
 -- name: list_subscriptions
 -- Every subscription of the database: name, topic.
 select name, topic from chimpbase.subscription order by name;
+
+-- name: drop
+-- Drop a subscription with its deliveries; how many.
+select chimpbase.drop_subscription(:name);
+
+-- name: count_workers
+-- How many live processes work a subscription.
+-- Touches: chimpbase.process, whose queues tell.
+select count(*)
+from chimpbase.subscription
+join chimpbase.process on subscription.queue = any (process.queues)
+where subscription.name = :name
+  and process.dead_at is null
+  and process.beat_at > chimpbase.clock() - process.lease;
+
+-- name: list_topics
+-- The topics of the stored events: how many there are, the first and the last. Reads them all: for people, not for loops.
+select topic, count(*) as events, min(published_at) as first_at, max(published_at) as last_at
+from chimpbase.event
+group by topic
+order by topic;
+
+-- name: list_events
+-- Stored events, the latest first: of topics that `matcher` fits, with an id above `above` and below `below`.
+-- Index:  event_pkey.
+select id, topic, payload, headers, published_at
+from chimpbase.event
+where id < :below
+  and id > :above
+  and (:matcher::text is null or topic ~ :matcher)
+order by id desc
+limit :most;

@@ -277,18 +277,48 @@ chimpbase collection indexes customers
             "indexes": "List the indexes of a collection, or drop one.",
         },
     ),
-    "subscription": Help(
-        "Look at subscriptions and replay events to them.",
+    "event": Help(
+        "Look at events, publish and broadcast by hand.",
         """
-The subscriptions of the database, those of other versions of the code too.
+The events that are stored, as long as event_retention says. Payloads are JSON.
+Needs the project for its database, but not the app's code, unless --checked
+asks it for the type of a payload.
+""",
+        """
+chimpbase event ls 'order.*' -n 20
+chimpbase event ls --topics
+chimpbase event show 4711 -o json
+chimpbase event publish order.placed '{"total": 7}'
+chimpbase event broadcast price.changed '"tea"'
+chimpbase event tail 'order.#'
+""",
+        {
+            "ls": "List events, the latest first, or topics.",
+            "show": "Show one event and what published it.",
+            "publish": "Publish an event.",
+            "broadcast": "Tell every live process, best effort.",
+            "tail": "Print every event as it is published.",
+        },
+    ),
+    "subscription": Help(
+        "Look at subscriptions, replay events to them, pause and drop them.",
+        """
+The subscriptions of the database, those of other versions of the code too. One
+that no code declares any more keeps its deliveries until it is dropped.
 """,
         """
 chimpbase subscription ls
 chimpbase subscription replay send_invoice --since 2026-11-23T09:00:00Z
+chimpbase subscription pause send_invoice --reason "the provider is down"
+chimpbase subscription resume send_invoice
+chimpbase subscription drop send_invoice --yes
 """,
         {
-            "ls": "List subscriptions and what they are owed.",
+            "ls": "List subscriptions: processes, deliveries.",
             "replay": "Deliver stored events to a subscription once more.",
+            "pause": "Let deliveries of a subscription wait.",
+            "resume": "Let a paused subscription go on.",
+            "drop": "Drop a subscription and its deliveries.",
         },
     ),
     "stream": Help(

@@ -545,6 +545,36 @@ begin
 end
 $$;
 
+-- Drop a subscription with the deliveries of it that wait and its dead letters; how many. What is being handled ends.
+-- Publishers wait meanwhile: none may make a delivery of it afterwards.
+create function chimpbase.drop_subscription(name text) returns bigint
+language plpgsql
+as $$
+declare
+  owed int;
+  found_here bigint;
+  dropped bigint := 0;
+begin
+  lock table chimpbase.event in share row exclusive mode;
+  delete from chimpbase.subscription s where s.name = drop_subscription.name returning s.queue into owed;
+  if owed is null then
+    raise exception using errcode = 'CB008', message = format('no subscription named %L', drop_subscription.name);
+  end if;
+  delete from chimpbase.job j where j.queue = owed and j.process is null;
+  get diagnostics found_here = row_count;
+  dropped := dropped + found_here;
+  delete from chimpbase.job_wait j where j.queue = owed;
+  get diagnostics found_here = row_count;
+  dropped := dropped + found_here;
+  delete from chimpbase.job_later j where j.queue = owed;
+  get diagnostics found_here = row_count;
+  dropped := dropped + found_here;
+  delete from chimpbase.job_dead j where j.queue = owed;
+  get diagnostics found_here = row_count;
+  return dropped + found_here;
+end
+$$;
+
 -- The runtime's own: make a subscription stand, or bring it to what is declared. A new one gets the events stored since
 -- `since`, if that is given. Publishers wait meanwhile: none may pass between what is replayed and what is to come.
 create function chimpbase.declare_subscription(
