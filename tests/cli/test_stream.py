@@ -59,6 +59,9 @@ def test_streams_are_appended_to_listed_and_read(project: Path, dsn: str) -> Non
     [
         (("append", "audit", "{no"), "no JSON"),
         (("rewind", "nobody"), "No consumer"),
+        (("dead", "nobody"), "No consumer"),
+        (("redrive", "nobody"), "--all"),
+        (("redrive", "nobody", "7"), "No consumer"),
         (("read", "audit", "--since", "yesterday"), "no instant"),
         (("read", "audit", "-n", "0"), "limit"),
     ],

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import pytest
@@ -79,6 +79,39 @@ async def test_an_entry_that_cannot_be_handled_becomes_a_dead_letter_and_no_othe
     assert [row[0] for row in dead] == ["3", "17"]
     assert "no 3" in dead[0][1]
     assert await notes(outside) == [str(n) for n in range(30) if n not in {3, 17}]
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+async def test_dead_letters_are_handled_once_more_when_they_are_redriven(
+    start: Start, outside: asyncpg.Connection, partitions: int
+) -> None:
+    async with start(app := reader(bad=(3, 17, 21), partitions=partitions)):
+        await app.ctx.stream.append_many(audit, range(30), key=str)
+        await until(lambda: has(outside, 27))
+        await until(lambda: _count(app, 3))
+        dead = await app.ctx.stream.dead("keeper")
+        assert [one["payload"] for one in dead] == ["3", "17", "21"]
+        assert await app.ctx.stream.redrive("keeper", entries=[cast("int", dead[0]["entry"])]) == 1
+        await until(lambda: _is_dead_again(app))  # its handler is as bad as before
+        assert await _count(app, 3)
+    async with start(app := reader(bad=(21,), partitions=partitions)):
+        await app.ctx.stream.append(audit, 30, key="30")
+        assert await app.ctx.stream.redrive("keeper") == 3
+        await until(lambda: has(outside, 30))
+        await until(lambda: _is_dead_again(app))
+        assert await _count(app, 1)
+        assert await app.ctx.stream.purge("keeper") == 1
+        with pytest.raises(NotFound):
+            await app.ctx.stream.redrive("nobody")
+    assert sorted(map(int, await notes(outside))) == [n for n in range(31) if n != 21]
+
+
+async def _count(app: App, dead: int) -> bool:
+    return len(await app.ctx.stream.dead("keeper")) == dead
+
+
+async def _is_dead_again(app: App) -> bool:
+    return all(one["redriven_at"] is None for one in await app.ctx.stream.dead("keeper"))
 
 
 async def test_an_entry_can_stop_its_consumer_instead_until_it_is_resumed(

@@ -8,11 +8,12 @@ from typing import Any
 from chimpbase._app.backstage import Backstage
 from chimpbase._app.ctx import Ctx
 from chimpbase._app.definitions import Consumer
-from chimpbase._app.entries import Entry, entry_of
+from chimpbase._app.entries import Entry, entry_at, entry_of
 from chimpbase._app.invoke import in_thread
 from chimpbase._app.origin import Origin
 from chimpbase._core.errors import EntriesDropped, LeaseLost, PayloadError, UsageError
 from chimpbase._core.positions import Position
+from chimpbase._core.values import StoredEntry
 from chimpbase._engine.consumer import Batch, Consuming
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
@@ -74,7 +75,11 @@ async def _consume(backstage: Backstage, definition: Consumer[Any], declared: De
     async with backstage.open_unit(definition.title) as unit:
         ctx = Ctx(backstage, unit.root, origin)
         async with unit.root.statement() as connection:
-            entries, position = await _read(connection, definition, declared, batch)
+            redriven = await consumers.next_redriven(connection, lease=batch.lease)
+            if redriven is None:
+                entries, position = await _read(connection, definition, declared, batch)
+            else:
+                entries, position = _again(definition, redriven, batch), batch.position
         if entries:
             if definition.is_async:
                 await definition.function(ctx, entries)
@@ -82,10 +87,18 @@ async def _consume(backstage: Backstage, definition: Consumer[Any], declared: De
                 await in_thread(backstage, definition.function, ctx, (entries,), {})
 
         async def move(connection: Connection) -> None:
+            if redriven is not None:
+                await consumers.revive(connection, lease=batch.lease, entry=redriven.id)
             if not await consumers.move(connection, lease=batch.lease, position=position):
                 raise LeaseLost(f"consumer {definition.name!r} no longer holds slot {batch.lease.slot}")
 
         await unit.commit(move)
+
+
+def _again(definition: Consumer[Any], redriven: StoredEntry, batch: Batch) -> list[Entry[Any]]:
+    """A dead letter alone; the consumer stays where it is."""
+    batch.read, batch.first = 1, (redriven, batch.position)
+    return [entry_at(definition.stream, redriven, place=batch.position)]
 
 
 async def _read(

@@ -50,6 +50,14 @@ def entries_of(
 
 def entry_of(stream: Stream[Any], stored: StoredEntry, *, window: Position, cur: Snapshot) -> Entry[Any]:
     """See `entries_of`."""
+    return entry_at(stream, stored, place=window.at(cur, stored.id))
+
+
+def entry_at(stream: Stream[Any], stored: StoredEntry, *, place: Position) -> Entry[Any]:
+    """An entry after which a reader stands at a place.
+
+    Raises: PayloadError when it does not fit the stream's type.
+    """
     trace = msgspec.json.decode(stored.headers).get("trace") if stored.headers else None
     return Entry(
         stream=stream.name,
@@ -59,5 +67,5 @@ def entry_of(stream: Stream[Any], stored: StoredEntry, *, window: Position, cur:
         version=stored.version,
         appended_at=stored.appended_at,
         trace_id=trace if isinstance(trace, str) else None,
-        _place=window.at(cur, stored.id),
+        _place=place,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
@@ -85,6 +86,45 @@ class StreamOperations:
         if not slots:
             raise NotFound("consumer", name)
         return sum(slots)
+
+    async def dead(self, consumer: Consumer[Any] | str, *, after: int = 0, limit: int = 100) -> list[dict[str, object]]:
+        """Dead letters of a consumer, with an id above `after`: entry, key, payload (a JSON text), error, times.
+
+        Raises: NotFound when no consumer of that name has ever been started.
+        """
+        name = _name_of(consumer)
+        async with self._frame.statement() as connection:
+            if await consumers.find(connection, name=name) is None:
+                raise NotFound("consumer", name)
+            return await consumers.list_dead(connection, name=name, after=after, most=limit)
+
+    async def redrive(self, consumer: Consumer[Any] | str, *, entries: Sequence[int] | None = None) -> int:
+        """Have dead letters of a consumer handled once more, these entries or all; how many.
+
+        Each comes alone, before what the consumer has still to read, with the attempts of its `retry`. It is gone once
+        it has been handled, and a dead letter again if that fails. Later entries of its key were handled before it.
+
+        Raises: NotFound when no consumer of that name has ever been started.
+        """
+        name = _name_of(consumer)
+        async with self._frame.statement() as connection:
+            found = await consumers.find(connection, name=name)
+            if found is None:
+                raise NotFound("consumer", name)
+            redriven = await consumers.redrive(connection, name=name, entries=entries)
+            self._frame.after_commit.append(lambda: self._backstage.engine.appended([found[2]]))
+        return redriven
+
+    async def purge(self, consumer: Consumer[Any] | str, *, entries: Sequence[int] | None = None) -> int:
+        """Delete dead letters of a consumer, these entries or all; how many.
+
+        Raises: NotFound when no consumer of that name has ever been started.
+        """
+        name = _name_of(consumer)
+        async with self._frame.statement() as connection:
+            if await consumers.find(connection, name=name) is None:
+                raise NotFound("consumer", name)
+            return await consumers.purge(connection, name=name, entries=entries)
 
     async def _set_paused(self, consumer: Consumer[Any] | str, *, paused: bool) -> None:
         name = _name_of(consumer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -94,6 +94,15 @@ class SyncStream:
 
     def lag(self, consumer: Consumer[Any] | str) -> int:
         return self._wait(self._client().lag(consumer))
+
+    def dead(self, consumer: Consumer[Any] | str, *, after: int = 0, limit: int = 100) -> list[dict[str, object]]:
+        return self._wait(self._client().dead(consumer, after=after, limit=limit))
+
+    def redrive(self, consumer: Consumer[Any] | str, *, entries: Sequence[int] | None = None) -> int:
+        return self._wait(self._client().redrive(consumer, entries=entries))
+
+    def purge(self, consumer: Consumer[Any] | str, *, entries: Sequence[int] | None = None) -> int:
+        return self._wait(self._client().purge(consumer, entries=entries))
 
     def tail(
         self, stream: Stream[T] | str, *, after: str | None = None, since: datetime | None = None

@@ -57,13 +57,18 @@ create table chimpbase.consumer (
 create table chimpbase.consumer_dead (
   consumer integer not null,
   entry bigint not null,
+  slot integer not null,
+  version bigint,
+  appended_at timestamp with time zone not null,
   died_at timestamp with time zone not null default chimpbase.clock(),
+  redriven_at timestamp with time zone,
   key text,
   payload text not null,
   headers text,
   error text not null,
   constraint consumer_dead_pkey PRIMARY KEY (consumer, entry)
 );
+CREATE INDEX consumer_dead_redriven ON chimpbase.consumer_dead USING btree (consumer, slot, entry) WHERE (redriven_at IS NOT NULL);
 
 create table chimpbase.consumer_slot (
   consumer integer not null,
@@ -1917,6 +1922,11 @@ AS $function$
     and (s.retry_at is null or s.retry_at <= chimpbase.clock())
     and chimpbase.is_free(s.process, me, s.slot = any (running))
     and (s.cur is not null or s.attempt > 0
+      or exists (
+        select
+        from chimpbase.consumer_dead d
+        where d.consumer = c.id and d.slot = s.slot and d.redriven_at is not null
+      )
       or chimpbase.is_behind(c.stream, st.shelf, s.prev_epoch, s.prev, s.floor))
 $function$;
 

@@ -97,12 +97,50 @@ async def bury(connection: Queryable, *, lease: Lease, entry: StoredEntry, error
         *_SQL.bury.bind(
             consumer=lease.consumer,
             entry=entry.id,
+            slot=lease.slot,
+            version=entry.version,
+            appended_at=entry.appended_at,
             key=entry.key,
             payload=entry.payload,
             headers=entry.headers,
             error=error,
         )
     )
+
+
+async def next_redriven(connection: Queryable, *, lease: Lease) -> StoredEntry | None:
+    """The first dead letter of a slot that is to be handled once more; None when there is none."""
+    row = await connection.fetch_one(*_SQL.next_redriven.bind(consumer=lease.consumer, slot=lease.slot))
+    if row is None:
+        return None
+    return StoredEntry(
+        id=row["id"],
+        version=row["version"],
+        key=row["key"],
+        payload=row["payload"],
+        appended_at=row["appended_at"],
+        headers=row["headers"],
+    )
+
+
+async def revive(connection: Queryable, *, lease: Lease, entry: int) -> None:
+    """Forget a dead letter that has been handled after all."""
+    await connection.execute(*_SQL.revive.bind(consumer=lease.consumer, entry=entry))
+
+
+async def list_dead(connection: Queryable, *, name: str, after: int, most: int) -> list[dict[str, object]]:
+    """Dead letters of a consumer, by entry."""
+    return [dict(row) for row in await connection.fetch(*_SQL.list_dead.bind(name=name, after=after, most=most))]
+
+
+async def redrive(connection: Queryable, *, name: str, entries: Sequence[int] | None) -> int:
+    """Have dead letters of a consumer handled once more; how many."""
+    return _count(await connection.execute(*_SQL.redrive.bind(name=name, entries=_listed(entries))))
+
+
+async def purge(connection: Queryable, *, name: str, entries: Sequence[int] | None) -> int:
+    """Delete dead letters of a consumer; how many."""
+    return _count(await connection.execute(*_SQL.purge.bind(name=name, entries=_listed(entries))))
 
 
 async def rewind(connection: Queryable, *, name: str, position: Position) -> int:
@@ -125,6 +163,14 @@ async def set_paused(connection: Queryable, *, name: str, paused: bool) -> bool:
 async def list_all(connection: Queryable) -> list[dict[str, object]]:
     """Every slot of every consumer, by name and number."""
     return [dict(row) for row in await connection.fetch(*_SQL.list_all.bind())]
+
+
+def _listed(entries: Sequence[int] | None) -> list[int] | None:
+    return None if entries is None else list(entries)
+
+
+def _count(status: str) -> int:
+    return int(status.rsplit(maxsplit=1)[-1])
 
 
 def _place(position: Position) -> dict[str, object]:

@@ -71,11 +71,57 @@ returning slot;
 
 -- name: bury
 -- Keep an entry as a dead letter of the consumer. In one transaction with `move`.
-insert into chimpbase.consumer_dead (consumer, entry, key, payload, headers, error)
-values (:consumer, :entry, :key, :payload, :headers, :error)
+insert into chimpbase.consumer_dead (consumer, entry, slot, version, appended_at, key, payload, headers, error)
+values (:consumer, :entry, :slot, :version, :appended_at, :key, :payload, :headers, :error)
 on conflict (consumer, entry) do update
 set error = excluded.error,
-    died_at = excluded.died_at;
+    died_at = excluded.died_at,
+    redriven_at = null;
+
+-- name: next_redriven
+-- The first dead letter of a slot that is to be handled once more.
+-- Index:  consumer_dead_redriven.
+select entry as id, version, key, payload, appended_at, headers
+from chimpbase.consumer_dead
+where consumer = :consumer
+  and slot = :slot
+  and redriven_at is not null
+order by entry
+limit 1;
+
+-- name: revive
+-- Forget a dead letter that has been handled after all. In one transaction with `move`.
+delete from chimpbase.consumer_dead
+where consumer = :consumer
+  and entry = :entry;
+
+-- name: list_dead
+-- Dead letters of a consumer, by entry, after one.
+-- Index:  consumer_dead_pkey.
+-- Touches: chimpbase.consumer, for its number.
+select entry, key, payload, appended_at, died_at, redriven_at, error
+from chimpbase.consumer_dead
+where consumer = (select id from chimpbase.consumer where name = :name)
+  and entry > :after
+order by entry
+limit :most;
+
+-- name: redrive
+-- Have dead letters of a consumer handled once more: these entries, or all; how many.
+-- Locks:  the dead letters.
+-- Touches: chimpbase.consumer, for its number.
+update chimpbase.consumer_dead
+set redriven_at = chimpbase.clock()
+where consumer = (select id from chimpbase.consumer where name = :name)
+  and redriven_at is null
+  and (:entries::bigint[] is null or entry = any (:entries::bigint[]));
+
+-- name: purge
+-- Delete dead letters of a consumer: these entries, or all; how many.
+-- Touches: chimpbase.consumer, for its number.
+delete from chimpbase.consumer_dead
+where consumer = (select id from chimpbase.consumer where name = :name)
+  and (:entries::bigint[] is null or entry = any (:entries::bigint[]));
 
 -- name: rewind
 -- Send every slot of a consumer to a place; whoever is at one loses it. How many slots.

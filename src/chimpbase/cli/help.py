@@ -333,6 +333,9 @@ chimpbase stream read audit -n 10 --backward
 chimpbase stream tail audit -o json
 chimpbase stream append audit '{"who": "ada"}' --key ada
 chimpbase stream consumers
+chimpbase stream dead indexer
+chimpbase stream redrive indexer 4711
+chimpbase stream redrive indexer --all --yes
 chimpbase stream rewind indexer --to 2026-11-23T09:00:00Z
 chimpbase stream pause indexer
 chimpbase stream resume indexer
@@ -343,6 +346,8 @@ chimpbase stream resume indexer
             "tail": "Print every entry as it is committed.",
             "append": "Append an entry to a stream.",
             "consumers": "List consumers: lag, dead letters, what stops them.",
+            "dead": "List the dead letters of a consumer.",
+            "redrive": "Have dead letters handled once more.",
             "rewind": "Send a consumer to another place.",
             "pause": "Let a consumer begin no further batch.",
             "resume": "Let a consumer go on.",

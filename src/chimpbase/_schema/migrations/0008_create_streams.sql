@@ -86,13 +86,19 @@ create table chimpbase.consumer_slot (
 create table chimpbase.consumer_dead (
   consumer      int not null,
   entry         bigint not null,
+  slot          int not null,
+  version       bigint,
+  appended_at   timestamptz not null,
   died_at       timestamptz not null default chimpbase.clock(),
+  redriven_at   timestamptz,
   key           text,
   payload       text not null,
   headers       text,
   error         text not null,
   primary key (consumer, entry)
 );
+-- Those that are to be handled once more, by their slot, before anything else.
+create index consumer_dead_redriven on chimpbase.consumer_dead (consumer, slot, entry) where redriven_at is not null;
 
 -- The epoch of this cluster; begins a new one when the database has come from another.
 create function chimpbase.current_epoch() returns int
@@ -434,6 +440,11 @@ as $$
     and (s.retry_at is null or s.retry_at <= chimpbase.clock())
     and chimpbase.is_free(s.process, me, s.slot = any (running))
     and (s.cur is not null or s.attempt > 0
+      or exists (
+        select
+        from chimpbase.consumer_dead d
+        where d.consumer = c.id and d.slot = s.slot and d.redriven_at is not null
+      )
       or chimpbase.is_behind(c.stream, st.shelf, s.prev_epoch, s.prev, s.floor))
 $$;
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 from cyclopts import Parameter
 
 from chimpbase import Ctx, Entry, errors
+from chimpbase.cli.commands import operating as op
 from chimpbase.cli.commands.options import AppName, Output
 from chimpbase.cli.failures import USAGE, CommandFailed
 from chimpbase.cli.logs import to_json, visible
@@ -126,6 +127,51 @@ def consumers(*, app: App = None, output: Output = "table") -> int:
     ]
     for line in columns([("NAME", "STREAM", "PART", "LAG", "DEAD", "STATE", "ERROR"), *rows]):
         print(line)
+    return 0
+
+
+def dead(
+    consumer: Consumer,
+    /,
+    *,
+    limit: Annotated[int, Parameter(name=("--limit", "-n"), help="At most so many.")] = 100,
+    app: App = None,
+    output: Output = "table",
+) -> int:
+    """List the dead letters of a consumer."""
+    found = _ask(app, lambda ctx: ctx.stream.dead(consumer, limit=limit))
+    if output == "json":
+        print(to_json([{**one, "payload": json.loads(str(one["payload"]))} for one in found]))
+        return 0
+    rows = [
+        (
+            str(one["entry"]),
+            f"{one['died_at']:%Y-%m-%d %H:%M:%S}",
+            "again" if one["redriven_at"] else "",
+            visible(str(one["error"]))[:80],
+            visible(str(one["payload"]))[:80],
+        )
+        for one in found
+    ]
+    for line in columns([("ENTRY", "DIED", "", "ERROR", "PAYLOAD"), *rows]):
+        print(line)
+    return 0
+
+
+def redrive(
+    consumer: Consumer,
+    entries: Annotated[list[int] | None, Parameter(help="Only these entries.")] = None,
+    /,
+    *,
+    everything: op.Everything = False,
+    yes: op.Yes = False,
+    app: App = None,
+) -> int:
+    """Have dead letters of a consumer handled once more."""
+    deed = f"Redriving dead letters of {visible(consumer)}"
+    op.permit(deed, filter={"entries": entries} if entries else {}, everything=everything, yes=yes or bool(entries))
+    redriven = _ask(app, lambda ctx: ctx.stream.redrive(consumer, entries=entries or None))
+    print(f"redriven {redriven}")
     return 0
 
 
