@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chimpbase import App, Ctx, Event
+from chimpbase import App, Ctx, Event, errors
 from tests.cli.command import Running, chimpbase
 from tests.running import Start, start
 from tests.waiting import until
@@ -77,16 +77,18 @@ async def test_a_subscription_that_no_code_declares_is_seen_and_dropped(project:
         code, _, said = run(project, dsn, "subscription", "drop", "old", "--yes")
         assert code != 0
         assert "live process" in said
-    for _ in range(3):
-        run(project, dsn, "event", "publish", "order.placed", "{}")
-    assert run(project, dsn, "subscription", "pause", "old", "--reason", "it is over")[0] == 0
-    (one,) = json.loads(run(project, dsn, "subscription", "ls", "-o", "json")[1])
-    assert (one["name"], one["waiting"], one["processes"]) == ("old", 3, 0)
-    assert one["paused_at"]
-    assert run(project, dsn, "subscription", "resume", "old")[0] == 0
-    assert run(project, dsn, "subscription", "drop", "old")[0] == 2  # it asks, and there is no terminal
-    assert run(project, dsn, "subscription", "drop", "old", "--yes")[1] == "dropped old with 3 deliveries\n"
-    assert json.loads(run(project, dsn, "subscription", "ls", "-o", "json")[1]) == []
-    assert run(project, dsn, "subscription", "drop", "old", "--yes")[0] == 3
-    run(project, dsn, "event", "publish", "order.placed", "{}")
-    assert "subscription:old" not in run(project, dsn, "job", "ls")[1]
+    other = App("other", register=[Event("order.placed", dict)])
+    async with start(other, workers=False):
+        for _ in range(3):
+            await other.ctx.pubsub.publish("order.placed", {})
+        assert run(project, dsn, "subscription", "pause", "old", "--reason", "it is over")[0] == 0
+        (one,) = json.loads(run(project, dsn, "subscription", "ls", "-o", "json")[1])
+        assert (one["name"], one["waiting"], one["processes"]) == ("old", 3, 0)
+        assert one["paused_at"]
+        assert run(project, dsn, "subscription", "drop", "old")[0] == 2  # it asks, and there is no terminal
+        assert run(project, dsn, "subscription", "drop", "old", "--yes")[1] == "dropped old with 3 deliveries\n"
+        with pytest.raises(errors.NotFound):
+            await other.ctx.pubsub.drop("old")
+        await other.ctx.pubsub.publish("order.placed", {})
+        assert await other.ctx.pubsub.subscriptions() == []
+        assert await other.ctx.queue.list_jobs() == []
