@@ -14,6 +14,7 @@ from chimpbase._app.crew import Crew
 from chimpbase._app.entries import Entry
 from chimpbase._app.kv_lanes import KvLanes
 from chimpbase._app.registry import Registry
+from chimpbase._app.run_output import follow_run
 from chimpbase._app.stream_reading import follow
 from chimpbase._app.tokens import Queue, Stream
 from chimpbase._app.unit import Frame, Unit
@@ -155,12 +156,15 @@ class Backstage:
                 del self._watchers[run]
 
     async def tail(
-        self, stream: Stream[Any], *, after: str | None, since: datetime | None
+        self, stream: Stream[Any], *, after: str | None, since: datetime | None = None, run: str | None = None
     ) -> AsyncGenerator[Entry[Any]]:
-        """Every entry of a stream as it is committed."""
-        async with aclosing(
-            follow(self.db, stream, after=after, since=since, listen=self.engine.tails.listen)
-        ) as entries:
+        """Every entry of a stream as it is committed; or what a run puts out there, until it has ended."""
+        listen = self.engine.tails.listen
+        if run is None:
+            entries = follow(self.db, stream, after=after, since=since, listen=listen)
+        else:
+            entries = follow_run(self.db, stream, run=run, after=after, status=self.run_status, listen=listen)
+        async with aclosing(entries):
             async for entry in entries:
                 yield entry
 

@@ -155,11 +155,13 @@ class BoundStage:
         """Refused: a bound ctx has one transaction."""
         raise UsageError(f"{title} is bound to a transaction of yours and opens no other.")
 
-    def tail(self, stream: Stream[Any], *, after: str | None, since: datetime | None) -> NoReturn:
+    def tail(
+        self, stream: Stream[Any], *, after: str | None, since: datetime | None = None, run: str | None = None
+    ) -> NoReturn:
         """Refused, as `watch`."""
         raise UsageError(
             f"A bound ctx cannot follow stream {stream.name!r}: it would hold your transaction open meanwhile. Use "
-            "`app.ctx.stream.tail` for that, or ctx.stream.read."
+            f"`app.ctx.{'stream' if run is None else 'workflow'}.tail` for that, or ctx.stream.read."
         )
 
     def _tell(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from datetime import timedelta
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, overload
 
+from chimpbase._app.entries import Entry
 from chimpbase._app.run_views import HistoryEntry, Run
-from chimpbase._app.tokens import Signal, Update
+from chimpbase._app.tokens import Signal, Stream, Update
 
 R = TypeVar("R")
 S = TypeVar("S")
@@ -19,6 +21,7 @@ class Steering(Protocol):
     async def get(self, run: Handle[Any]) -> Run: ...
     async def result(self, run: Handle[R], *, timeout: timedelta | float | None = None) -> R: ...
     async def history(self, run: Handle[Any]) -> tuple[HistoryEntry, ...]: ...
+    def tail(self, run: Handle[Any], stream: Any, *, after: str | None = None) -> AsyncGenerator[Entry[Any]]: ...
     async def signal(
         self, run: Handle[Any], signal: Any, payload: Any = None, *, dedupe: str | None = None
     ) -> None: ...
@@ -55,6 +58,14 @@ class Handle(Generic[R]):
     async def history(self) -> tuple[HistoryEntry, ...]:
         """See `ctx.workflow.history`."""
         return await self._client.history(self)
+
+    @overload
+    def tail(self, stream: Stream[T], *, after: str | None = None) -> AsyncGenerator[Entry[T]]: ...
+    @overload
+    def tail(self, stream: str, *, after: str | None = None) -> AsyncGenerator[Entry[Any]]: ...
+    def tail(self, stream: Any, *, after: str | None = None) -> AsyncGenerator[Entry[Any]]:
+        """See `ctx.workflow.tail`."""
+        return self._client.tail(self, stream, after=after)
 
     async def signal(self, signal: Signal[T] | str, payload: Any = None, *, dedupe: str | None = None) -> None:
         """See `ctx.workflow.signal`."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, overload
 
+from chimpbase._app.entries import Entry
+from chimpbase._app.registry import stream_of
 from chimpbase._app.run_handle import Handle
 from chimpbase._app.run_options import encode_attributes
 from chimpbase._app.run_views import HistoryEntry, Run, entry_of, run_of
+from chimpbase._app.tokens import Stream
 from chimpbase._app.unit import Frame
 from chimpbase._core.durations import seconds
 from chimpbase._core.errors import AttemptTimeout, NotFound, UsageError, WorkflowFailed
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from chimpbase._app.stage import Stage
 
 R = TypeVar("R")
+T = TypeVar("T")
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.01, 0.5
 _STATES: tuple[str, ...] = get_args(RunState)
 
@@ -96,6 +100,24 @@ class RunReader:
                 max_runs=most,
             )
         return tuple(run_of(row.id, row) for row in rows)
+
+    @overload
+    def tail(
+        self, run: str | Handle[Any], stream: Stream[T], *, after: str | None = None
+    ) -> AsyncGenerator[Entry[T]]: ...
+    @overload
+    def tail(self, run: str | Handle[Any], stream: str, *, after: str | None = None) -> AsyncGenerator[Entry[Any]]: ...
+    def tail(self, run: str | Handle[Any], stream: Any, *, after: str | None = None) -> AsyncGenerator[Entry[Any]]:
+        """What a run puts out with `wf.emit`, from its first entry or after a position, as it comes; to the run's end.
+
+        It reads outside this transaction, and holds no connection while it waits. A client that was cut off goes on
+        after the last `entry.position` that it has seen. It ends also when the run is blocked.
+
+        Raises:
+            NotFound: no run with that id.
+            EntriesDropped, PayloadError: as `ctx.stream.read`.
+        """
+        return self._backstage.tail(stream_of(self._backstage.registry, stream), run=id_of(run), after=after)
 
     @overload
     async def result(self, run: Handle[R], *, timeout: timedelta | float | None = None) -> R: ...

@@ -21,9 +21,15 @@ _LOOK_S = 1.0
 
 
 async def read_window(
-    connection: Queryable, stream: Stream[Any], window: Position, *, shelf: int, limit: int
+    connection: Queryable,
+    stream: Stream[Any],
+    window: Position,
+    *,
+    shelf: int,
+    limit: int,
+    partition: tuple[int, int] = (1, 0),
 ) -> tuple[list[Entry[Any]], Position]:
-    """Up to `limit` entries after a position, and the position behind them.
+    """Up to `limit` entries after a position, and the position behind them. `partition`: of how many, which one.
 
     Raises:
         EntriesDropped: the stream's retention took entries that are not read yet.
@@ -31,7 +37,14 @@ async def read_window(
     read: list[Entry[Any]] = []
     while True:
         was_open = window.cur is not None
-        page = await streams.page(connection, position=window, shelf=shelf, max_entries=limit - len(read))
+        page = await streams.page(
+            connection,
+            position=window,
+            shelf=shelf,
+            max_entries=limit - len(read),
+            partitions=partition[0],
+            partition=partition[1],
+        )
         begun = window.prev is not None or window.cur is not None
         if begun and page.horizon > max(window.floor, window.last):
             raise EntriesDropped(stream.name, horizon=page.horizon)

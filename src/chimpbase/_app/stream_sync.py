@@ -110,8 +110,9 @@ class SyncStream:
         entries = self._client().tail(cast("Stream[T]", stream), after=after, since=since)
         with suppress(StopAsyncIteration):
             while True:
-                yield self._wait(_next(entries))
+                yield self._wait(next_entry(entries))
 
 
-async def _next(entries: AsyncGenerator[Entry[T]]) -> Entry[T]:
+async def next_entry(entries: AsyncGenerator[Entry[T]]) -> Entry[T]:
+    """The next of what is followed; StopAsyncIteration at its end."""
     return await anext(entries)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
+from chimpbase._app.entries import Entry
 from chimpbase._app.run_handle import Handle
 from chimpbase._app.run_options import RunOptions
 from chimpbase._app.run_views import HistoryEntry, Run
-from chimpbase._app.tokens import Signal, Update
+from chimpbase._app.stream_sync import next_entry
+from chimpbase._app.tokens import Signal, Stream, Update
 from chimpbase._app.waiter import Waiter
 from chimpbase._app.workflows import WorkflowClient
 
@@ -20,11 +23,37 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class SyncWorkflow:
-    """The blocking face of `WorkflowClient`, whose verbs mean the same."""
+class _SyncReader:
+    """The blocking face of `RunReader`."""
 
     def __init__(self, client: Callable[[], WorkflowClient], wait: Waiter) -> None:
         self._client, self._wait = client, wait
+
+    def get(self, run: str | Handle[Any]) -> Run:
+        return self._wait(self._client().get(run))
+
+    def find(self, workflow: Workflow[Any, Any] | str | None = None, **filters: Any) -> tuple[Run, ...]:
+        return self._wait(self._client().find(workflow, **filters))
+
+    def history(self, run: str | Handle[Any]) -> tuple[HistoryEntry, ...]:
+        return self._wait(self._client().history(run))
+
+    def result(self, run: str | Handle[Any], *, timeout: timedelta | float | None = None) -> Any:
+        return self._wait(self._client().result(run, timeout=timeout))
+
+    @overload
+    def tail(self, run: str | Handle[Any], stream: Stream[T], *, after: str | None = None) -> Generator[Entry[T]]: ...
+    @overload
+    def tail(self, run: str | Handle[Any], stream: str, *, after: str | None = None) -> Generator[Entry[Any]]: ...
+    def tail(self, run: str | Handle[Any], stream: Any, *, after: str | None = None) -> Generator[Entry[Any]]:
+        entries = self._client().tail(run, stream, after=after)
+        with suppress(StopAsyncIteration):
+            while True:
+                yield self._wait(next_entry(entries))
+
+
+class SyncWorkflow(_SyncReader):
+    """The blocking face of `WorkflowClient`, whose verbs mean the same."""
 
     @overload
     def start(
@@ -58,18 +87,6 @@ class SyncWorkflow:
 
     def complete(self, token: str, value: Any = None) -> None:
         self._wait(self._client().complete(token, value))
-
-    def get(self, run: str | Handle[Any]) -> Run:
-        return self._wait(self._client().get(run))
-
-    def find(self, workflow: Workflow[Any, Any] | str | None = None, **filters: Any) -> tuple[Run, ...]:
-        return self._wait(self._client().find(workflow, **filters))
-
-    def history(self, run: str | Handle[Any]) -> tuple[HistoryEntry, ...]:
-        return self._wait(self._client().history(run))
-
-    def result(self, run: str | Handle[Any], *, timeout: timedelta | float | None = None) -> Any:
-        return self._wait(self._client().result(run, timeout=timeout))
 
     def cancel(self, run: str | Handle[Any], reason: str = "cancelled by hand", *, force: bool = False) -> None:
         self._wait(self._client().cancel(run, reason, force=force))

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, Unpack, cast,
 import msgspec
 
 from chimpbase._app.origin import Origin
+from chimpbase._app.payloads import taken
+from chimpbase._app.registry import stream_of
 from chimpbase._app.run_options import RunOptions, check_parent_close, read_options
+from chimpbase._app.tokens import Stream
 from chimpbase._app.wf_steps import WfSteps
 from chimpbase._app.wf_waits import Arm, WfWaits
 from chimpbase._core.codec import Codec, codec_for
@@ -24,7 +27,7 @@ from chimpbase._core.names import check_key, check_name
 from chimpbase._engine.activator import Continued
 from chimpbase._engine.steps import Steps
 from chimpbase._pg.connection import Connection
-from chimpbase._store import run_commands
+from chimpbase._store import run_commands, streams
 
 if TYPE_CHECKING:
     from chimpbase._app.backstage import Backstage
@@ -185,6 +188,40 @@ class Wf(WfWaits, WfSteps):
             engine = self._backstage.engine
             engine.later(wait.total_seconds()) if wait else engine.ready(queues)
         return Child(self, made, registry.result_codec(definition.name, definition.version))
+
+    @overload
+    async def emit(self, stream: Stream[T], payload: T) -> None: ...
+    @overload
+    async def emit(self, stream: str, payload: Any = None) -> None: ...
+    async def emit(self, stream: Any, payload: Any = None) -> None:
+        """Put something out while the run goes on: an entry of a stream, whose key is the run's id. Once, whatever
+        happens: it commits together with its memory.
+
+        `ctx.workflow.tail(run, stream)` follows one run; a `@consumer` of the stream gets the entries of each run in
+        their order. Other entries in other code are no divergence: what was put out stays.
+
+        Raises:
+            PayloadError: the payload does not fit the stream's type, or cannot be stored.
+        """
+        token = stream_of(self._backstage.registry, stream)
+        subject = f"payload of stream {token.name!r}"
+        text = token.codec.encode(taken(token.codec, payload, subject, named=isinstance(stream, str)), subject=subject)
+        appended: list[int] = []
+
+        async def append(connection: Connection, _key: str) -> str:
+            done = await streams.append(
+                connection,
+                stream=token.name,
+                payloads=[text],
+                keys=[self.id],
+                headers=self._origin.headers(),
+                expected=None,
+            )
+            appended.append(done.stream)
+            return "null"
+
+        await self._journal.once(f"emit:{token.name}", "emit", append)
+        self._backstage.engine.appended(appended)
 
     async def continue_as(self, input: Any = None) -> NoReturn:
         """Begin anew with another input and an empty journal, under the same id: for a run that goes on for ever.

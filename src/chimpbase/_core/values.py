@@ -15,7 +15,7 @@ QueueId = NewType("QueueId", int)
 
 QueueKind = Literal["job", "delivery", "occurrence", "activation"]
 RunState = Literal["running", "sleeping", "waiting", "paused", "completed", "failed", "cancelled", "blocked"]
-StepKind = Literal["step", "retry", "sleep", "wait", "child", "callback", "update", "patch", "cancelled"]
+StepKind = Literal["step", "retry", "sleep", "wait", "child", "callback", "update", "patch", "emit", "cancelled"]
 OnParentClose = Literal["cancel", "abandon"]
 OnConflict = Literal["fail", "use_existing", "replace"]
 Misfire = Literal["skip", "last", "all"]

@@ -560,7 +560,7 @@ create table chimpbase.step (
   result text,
   error text,
   constraint step_pkey PRIMARY KEY (run, key),
-  constraint step_kind_check CHECK ((kind = ANY (ARRAY['step'::text, 'retry'::text, 'sleep'::text, 'wait'::text, 'child'::text, 'callback'::text, 'update'::text, 'patch'::text, 'cancelled'::text])))
+  constraint step_kind_check CHECK ((kind = ANY (ARRAY['step'::text, 'retry'::text, 'sleep'::text, 'wait'::text, 'child'::text, 'callback'::text, 'update'::text, 'patch'::text, 'emit'::text, 'cancelled'::text])))
 );
 
 create table chimpbase.stream (

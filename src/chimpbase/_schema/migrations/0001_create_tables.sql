@@ -239,7 +239,7 @@ create table chimpbase.step (
   key           text not null,
   seq           int not null,
   kind          text not null check (kind in (
-                  'step', 'retry', 'sleep', 'wait', 'child', 'callback', 'update', 'patch', 'cancelled')),
+                  'step', 'retry', 'sleep', 'wait', 'child', 'callback', 'update', 'patch', 'emit', 'cancelled')),
   attempt       int not null default 1,
   digest        bigint,
   started_at    timestamptz not null,
