@@ -126,7 +126,8 @@ class Activator:
                 await self._end(attempt, journal, code)
                 return None
             journal.stirred.clear()
-            await journal.apply_updates()
+            if journal.takes_updates:
+                await journal.aside(journal.apply_updates())
             if journal.resting and await self._suspend(attempt, journal):
                 # unsettled: it was resumed before it had come to rest, and begins again at once
                 return None if attempt.settled else Snooze(timedelta(0))
@@ -160,7 +161,7 @@ class Activator:
         if rested.cancel_reason is not None and not journal.cancelling:
             journal.cancel(rested.cancel_reason)
             return False
-        await journal.serve()
+        await journal.aside(journal.serve())
         if journal.resting:
             journal.stirred.set()
         return False

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from datetime import datetime, timedelta
+from typing import Any
 
 from chimpbase._core.values import LoadedRun
 from chimpbase._engine.scopes import Scopes
@@ -24,6 +26,7 @@ class Moves:
         self.stirred = asyncio.Event()
         self.closed = False
         self._active = self._moves = 0
+        self._aside: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._loaded_at = self._loop.time()
 
@@ -41,6 +44,22 @@ class Moves:
         self.closed = True
         self.failure = self.failure or failure
         self.stirred.set()
+        if self._aside is not None:
+            self._aside.cancel()
+
+    async def aside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let the driver do something for the code. It ends with the journal: verbs that lose it never return."""
+        if self.closed:
+            work.close()
+            return
+        task = self._aside = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task})
+        finally:
+            self._aside = None
+            task.cancel()
+        if not task.cancelled():
+            task.result()
 
     async def stop(self) -> None:
         """Come to rest here, for good."""

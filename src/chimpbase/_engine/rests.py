@@ -116,6 +116,11 @@ class Rests(Journal):
         """Nothing is being done and something is being waited for."""
         return self.idle and any(not wait.answer.done() for wait in self._waits)
 
+    @property
+    def takes_updates(self) -> bool:
+        """The code has said how updates are answered."""
+        return bool(self._handlers)
+
     def plan(self) -> tuple[datetime | None, list[str], list[runs.Timer]]:
         """For a suspension: the earliest instant waited for, the messages waited for, the timers not yet written."""
         timers = [timer for wait in self._open() for timer in wait.timers]
