@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
 
+import msgspec
+
 from chimpbase._app.activations import code_of
 from chimpbase._app.backstage import Backstage
+from chimpbase._app.journals import Journal, load_journal, read_journal
+from chimpbase._app.old_run import OldRun
 from chimpbase._app.registry import Registry
 from chimpbase._app.workflow_code import read_code
 from chimpbase._core.errors import NondeterministicWorkflow, NotFound, NotRegistered
 from chimpbase._core.text import name_and_message
-from chimpbase._core.values import JobId, LoadedRun, ProcessId, StepKind
+from chimpbase._core.values import JobId, ProcessId, StepKind
 from chimpbase._engine.journal import Surroundings
 from chimpbase._engine.steps import Steps
 from chimpbase._pg.connection import Connection
-from chimpbase._pg.db import Db, Queryable
-from chimpbase._store import run_queries, runs, workflow_codes
+from chimpbase._pg.db import Db
+from chimpbase._store import run_queries, runs
 
 _BATCH = 200
 
@@ -37,17 +42,22 @@ class Verdict:
 async def replay(backstage: Backstage, db: Db, *, id: str) -> list[str]:
     """See `Rehearsal.crash_and_replay`."""
     async with db.acquire() as connection:
-        past = await run_queries.load_past(connection, id=id)
-        names = None if past is None else await _names_of(connection, past.run)
-    if past is None:
+        journal = await load_journal(connection, id=id)
+    if journal is None:
         raise NotFound("run", id)
-    if (past.run.workflow, past.run.version) not in backstage.registry.workflows:
-        raise NotRegistered("workflow", f"{past.run.workflow}@{past.run.version}")
-    journal, ending = await _replayed(backstage, past.run, names)
-    if isinstance(fault := journal.failure, NondeterministicWorkflow):
-        raise AssertionError(f"Run {id!r} diverges: {fault}") from fault  # noqa: TRY004  # for a test
-    _compare(past, journal, ending)
-    return journal.met
+    run = journal.past.run
+    if (run.workflow, run.version) not in backstage.registry.workflows:
+        raise NotRegistered("workflow", f"{run.workflow}@{run.version}")
+    return await _replay_exactly(backstage, journal)
+
+
+async def replay_journal(registry: Registry, text: str, *, exact: bool) -> list[str]:
+    """See `chimpbase.testing.replay`."""
+    backstage, journal = cast("Backstage", _Bare(registry)), read_journal(text)
+    verdict, met = await _judge(backstage, journal)
+    if verdict.problem is not None:
+        raise AssertionError(f"Run {verdict.id!r} diverges: {verdict.problem}")
+    return await _replay_exactly(backstage, _moved(registry, journal)) if exact else met
 
 
 async def check(registry: Registry, db: Db, *, workflow: str | None) -> list[Verdict]:
@@ -60,38 +70,59 @@ async def check(registry: Registry, db: Db, *, workflow: str | None) -> list[Ver
             found = await run_queries.list_in_flight(connection, workflow=workflow, after=after, max_runs=_BATCH)
         for after, id in found:  # noqa: B007  # the last one is where the next batch begins
             async with db.acquire() as connection:
-                past = await run_queries.load_past(connection, id=id)
-                names = None if past is None else await _names_of(connection, past.run)
-            if past is not None:
-                verdicts.append(await _judge(backstage, past, names))
+                journal = await load_journal(connection, id=id)
+            if journal is not None:
+                verdicts.append((await _judge(backstage, journal))[0])
         if len(found) < _BATCH:
             return verdicts
 
 
-async def _judge(backstage: Backstage, past: run_queries.PastRun, names: frozenset[str] | None) -> Verdict:
-    run, known = past.run, backstage.registry.workflows
-    problem: str | None = None
-    if (run.workflow, run.version) not in known:
-        takers = [one for one in known.values() if one.name == run.workflow and run.version in one.migrate]
-        if not takers:
-            problem = f"this code has no version {run.version} of {run.workflow!r}, and no migrate= for it"
+async def _replay_exactly(backstage: Backstage, journal: Journal) -> list[str]:
+    steps, ending = await _replayed(backstage, journal)
+    if isinstance(fault := steps.failure, NondeterministicWorkflow):
+        raise AssertionError(f"Run {journal.past.run.id!r} diverges: {fault}") from fault  # noqa: TRY004  # for a test
+    _compare(journal.past, steps, ending)
+    return steps.met
+
+
+async def _judge(backstage: Backstage, journal: Journal) -> tuple[Verdict, list[str]]:
+    """Whether a run could go on, and the keys that its code met."""
+    was, journal = journal.past.run, _moved(backstage.registry, journal)
+    run, met, problem = journal.past.run, list[str](), None
+    if (run.workflow, run.version) not in backstage.registry.workflows:
+        problem = f"this code has no version {run.version} of {run.workflow!r}, and no migrate= for it"
     else:
-        journal, _ = await _replayed(backstage, run, names)
-        missing = [key for key in journal.orphans() if not journal.around.knows(_name(key))]
-        if isinstance(journal.failure, NondeterministicWorkflow):
-            problem = str(journal.failure)
-        elif missing and not journal.new:
+        steps, _ = await _replayed(backstage, journal)
+        met = steps.met
+        missing = [key for key in steps.orphans() if not steps.around.knows(_name(key))]
+        if isinstance(steps.failure, NondeterministicWorkflow):
+            problem = str(steps.failure)
+        elif missing and not steps.new:
             problem = f"the code ended without asking for {', '.join(missing[:5])}"
-    return Verdict(id=run.id, workflow=run.workflow, version=run.version, problem=problem)
+    return Verdict(id=was.id, workflow=was.workflow, version=was.version, problem=problem), met
 
 
-async def _replayed(
-    backstage: Backstage, run: LoadedRun, names: frozenset[str] | None
-) -> tuple[Steps, tuple[str, str] | None]:
+def _moved(registry: Registry, journal: Journal) -> Journal:
+    """The journal as the newest code that takes runs of its version over would find it; itself when none does."""
+    run, known = journal.past.run, registry.workflows
+    takers = [one for one in known.values() if one.name == run.workflow and run.version in one.migrate]
+    if (run.workflow, run.version) in known or not takers:
+        return journal
+    taker, old = max(takers, key=lambda one: one.version), OldRun(run)
+    taker.migrate[run.version](old)
+    input, keys = old.changes()
+    kept = [(new, memo) for key, memo in run.steps.items() if (new := keys.get(key, key)) is not None]
+    steps = {new: msgspec.structs.replace(memo, key=new) for new, memo in kept}
+    moved = dataclasses.replace(run, version=taker.version, input=input, steps=steps, code=None)
+    return Journal(dataclasses.replace(journal.past, run=moved), None)
+
+
+async def _replayed(backstage: Backstage, written: Journal) -> tuple[Steps, tuple[str, str] | None]:
     """The journal after the code went over it, and how the code ended, if it did."""
+    run = written.past.run
     definition = backstage.registry.workflows[run.workflow, run.version]
     known = read_code(definition.function)
-    around = Surroundings(_Sealed(names), lambda: 0.0, _no_pause, known.hash, known.knows, sealed=True)
+    around = Surroundings(_Sealed(written.names), lambda: 0.0, _no_pause, known.hash, known.knows, sealed=True)
     journal = Steps(run, runs.Lease(ProcessId(0), JobId(0), 0, run.number), around)
     code = asyncio.ensure_future(_begun(code_of(backstage, definition, None, known).body, journal))
     code.add_done_callback(lambda _code: journal.stirred.set())
@@ -104,10 +135,6 @@ async def _replayed(
             task.cancel()
         await asyncio.wait({code, *journal.scopes.tasks})
     return journal, ending
-
-
-async def _names_of(connection: Queryable, run: LoadedRun) -> frozenset[str] | None:
-    return None if run.code is None else await workflow_codes.find(connection, hash=run.code)
 
 
 class _Bare:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, overload
 
 from chimpbase._app.entries import Entry
+from chimpbase._app.journals import load_journal, write_journal
 from chimpbase._app.registry import stream_of
 from chimpbase._app.run_handle import Handle
 from chimpbase._app.run_options import encode_attributes
@@ -59,6 +60,21 @@ class RunReader:
         if past is None:
             raise NotFound("run", id)
         return tuple(entry_of(memo) for memo in past.run.steps.values())
+
+    async def export(self, run: str | Handle[Any]) -> str:
+        """The journal of a run as a text of JSON, for a file: `chimpbase.testing.replay` runs code over it, in a test.
+
+        It holds the input and the results of the steps as they are, so mind what is in them.
+
+        Raises:
+            NotFound: no run with that id.
+        """
+        id = id_of(run)
+        async with self._frame.statement() as connection:
+            journal = await load_journal(connection, id=id)
+        if journal is None:
+            raise NotFound("run", id)
+        return write_journal(journal)
 
     async def find(
         self,

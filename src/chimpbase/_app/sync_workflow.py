@@ -38,6 +38,9 @@ class _SyncReader:
     def history(self, run: str | Handle[Any]) -> tuple[HistoryEntry, ...]:
         return self._wait(self._client().history(run))
 
+    def export(self, run: str | Handle[Any]) -> str:
+        return self._wait(self._client().export(run))
+
     def result(self, run: str | Handle[Any], *, timeout: timedelta | float | None = None) -> Any:
         return self._wait(self._client().result(run, timeout=timeout))
 

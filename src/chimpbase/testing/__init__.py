@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chimpbase._app.rehearsal import Drained, Failure
+    from chimpbase.testing.journals import replay
     from chimpbase.testing.rehearsal import Rehearsal, rehearse
 
-__all__ = ["Drained", "Failure", "Rehearsal", "rehearse"]
+__all__ = ["Drained", "Failure", "Rehearsal", "rehearse", "replay"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from chimpbase._app import rehearsal as app_room
-    from chimpbase.testing import rehearsal
+    from chimpbase.testing import journals, rehearsal
 
-    return getattr(rehearsal, name, None) or getattr(app_room, name)
+    return next(getattr(room, name) for room in (rehearsal, journals, app_room) if hasattr(room, name))
