@@ -56,7 +56,9 @@ def test_a_run_is_started_shown_signalled_checked_and_forked(cli: Cli, tmp_path:
     work()
     (one,) = json.loads(cli("workflow", "ls", "-o", "json", "--status", "waiting").stdout)
     assert (one["id"], one["workflow"], one["waits"]) == ("f", "flow", ["go"])
-    assert "double#1" in cli("workflow", "show", "f").stdout
+    page = cli("workflow", "show", "f").stdout
+    assert "why        waits for go" in page or "no live process can run flow v1" in page
+    assert [line.split()[1] for line in page.splitlines() if line.startswith("+")] == ["double#1"]
     shown = json.loads(cli("workflow", "show", "f", "-o", "json").stdout)
     assert [(entry["key"], entry["input"], entry["result"]) for entry in shown["history"]] == [("double#1", [4], 8)]
     checked = cli("workflow", "check")
@@ -66,13 +68,32 @@ def test_a_run_is_started_shown_signalled_checked_and_forked(cli: Cli, tmp_path:
     assert checked.returncode == 1
     assert "@step(was='double')" in checked.stdout
     (tmp_path / "app.py").write_text(CODE.replace("{name}", "double"))
-    for verb in ("pause", "resume"):
-        assert cli("workflow", verb, "f").returncode == 0
-    assert cli("workflow", "signal", "f", "go", "--payload", "5").returncode == 0
+    assert cli("workflow", "pause", "f").stdout == "f begins nothing new\n"
+    assert json.loads(cli("workflow", "resume", "f", "-o", "json").stdout) == {"run": "f", "did": "resume"}
+    assert cli("workflow", "signal", "f", "go", "--payload", "5").stdout == "sent go to f\n"
     work()
     assert json.loads(cli("workflow", "show", "f", "-o", "json").stdout)["output"] == 13
     assert cli("workflow", "fork", "f", "--step", "wait:go#1", "--id", "g").stdout == "g\n"
     assert cli("workflow", "cancel", "g", "--force").returncode == 0
     assert cli("workflow", "rewind", "f", "--step", "nothing#1").returncode == 3
     assert cli("workflow", "signal", "f", "go", "--payload", "{").returncode == 2
-    assert cli("workflow", "show", "nobody").returncode == 3
+    exported = cli("workflow", "export", "f")
+    assert json.loads(exported.stdout)["steps"][0]["key"] == "double#1"
+    assert cli("workflow", "ls", "--status", "nix").returncode == 2
+    for verb in ("show", "export", "pause", "retry", "cancel"):
+        refused = cli("workflow", verb, "nobody")
+        assert (refused.returncode, refused.stderr) == (3, "chimpbase: No run with id 'nobody'.\n")
+
+
+def test_a_run_is_started_later_with_attributes_and_shown_before_it_did_anything(cli: Cli) -> None:
+    started = cli("workflow", "start", "flow", "--id", "g", "--input", "1", "--delay", "1h", "--attribute", "vip:=true")
+    assert started.stdout == "g\n", started.stderr
+    page = cli("workflow", "show", "g").stdout
+    assert 'attributes {"vip": true}' in page
+    assert page.endswith("Nothing was done yet.\n")
+    assert cli("workflow", "start", "flow", "--id", "g", "--input", "1").returncode == 1
+    again = ("workflow", "start", "flow", "--id", "g", "--input", "1", "--on-conflict", "use_existing", "-o", "json")
+    assert json.loads(cli(*again).stdout) == {"run": "g", "did": "start"}
+    assert [
+        one["id"] for one in json.loads(cli("workflow", "ls", "-o", "json", "--attribute", "vip:=true").stdout)
+    ] == ["g"]

@@ -208,6 +208,7 @@ a deployment. Only check, start and contracts need the app's code.
         """
 chimpbase workflow ls --status failed
 chimpbase workflow show order-7
+chimpbase workflow export order-7 > tests/journals/order-7.json
 chimpbase workflow start checkout --input 7 --id order-7
 chimpbase workflow signal order-7 payment --payload '{"ok": true}'
 chimpbase workflow cancel order-7 --reason 'out of stock'
@@ -222,6 +223,7 @@ chimpbase workflow contracts check     # the shapes of versions, kept as files
         {
             "ls": "List runs, the newest first.",
             "show": "Show what a run has done, and why it waits.",
+            "export": "Print the journal of a run, for tests.",
             "start": "Start a run.",
             "signal": "Send a signal to a run.",
             "cancel": "Cancel a run.",

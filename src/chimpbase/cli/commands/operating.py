@@ -41,11 +41,17 @@ Yes = Annotated[bool, Parameter(negative=(), help="Do not ask.")]
 Watch = Annotated[bool, Parameter(negative=(), help="Show it again every two seconds, until Ctrl-C.")]
 
 
-def ask(app: str | None, question: Callable[[Ctx], Awaitable[R]], *, transaction: bool = True) -> R:
+def ask(
+    app: str | None,
+    question: Callable[[Ctx], Awaitable[R]],
+    *,
+    transaction: bool = True,
+    with_code: bool = False,
+) -> R:
     """The answer of a project's database; without `transaction` each verb commits by itself."""
 
     async def asked() -> R:
-        async with on_database(app, transaction=transaction) as ctx:
+        async with on_database(app, transaction=transaction, with_code=with_code) as ctx:
             try:
                 return await question(ctx)
             except errors.NotRegistered:

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, cast
 
 from cyclopts import Parameter
 
 from chimpbase import Ctx, HistoryEntry, Run
 from chimpbase._app import admin
 from chimpbase._app.config import read_settings
+from chimpbase._core.durations import parse_duration
+from chimpbase.cli.commands import operating as op
 from chimpbase.cli.commands.options import AppName, Output
 from chimpbase.cli.commands.workflow_contracts import contracts as contracts
 from chimpbase.cli.discovery import find_target, load_app
 from chimpbase.cli.failures import FAILURE, USAGE, CommandFailed
 from chimpbase.cli.logs import to_json, visible
 from chimpbase.cli.paint import columns
-from chimpbase.cli.without_code import on_database
+from chimpbase.cli.timeline import page
 
-R = TypeVar("R")
 Id = Annotated[str, Parameter(help="The run's id, as `chimpbase workflow ls` shows it.")]
 App = Annotated[AppName, Parameter(name=("--app",))]
 StepKey = Annotated[str, Parameter(name=("--step",), help="The step's key, such as charge#1; see show.")]
@@ -37,15 +36,24 @@ def ls(
     attribute: Annotated[
         list[str] | None, Parameter(help="Only runs with this attribute: name=text or name:=json.")
     ] = None,
+    since: Annotated[str | None, Parameter(help="Started at this time or later, or an age such as 2h.")] = None,
+    until: Annotated[str | None, Parameter(help="Started before this time.")] = None,
     limit: Annotated[int, Parameter(help="At most so many.")] = 50,
     app: App = None,
     output: Output = "table",
 ) -> int:
     """List runs, the newest first."""
     wanted = dict(_pair(one) for one in attribute or ()) or None
-    found = _ask(
+    found = op.ask(
         app,
-        lambda ctx: ctx.workflow.find(workflow, status=cast("Any", status) or None, attributes=wanted, most=limit),
+        lambda ctx: ctx.workflow.find(
+            workflow,
+            status=cast("Any", status) or None,
+            attributes=wanted,
+            since=op.instant(since, "--since"),
+            until=op.instant(until, "--until"),
+            most=limit,
+        ),
     )
     if output == "json":
         print(to_json([_record(run) for run in found]))
@@ -67,31 +75,17 @@ def ls(
 
 def show(run: Id, /, *, app: App = None, output: Output = "table") -> int:
     """Show what a run has done, step by step, and why it is where it is."""
-    found, history = _ask(app, lambda ctx: _told(ctx, run))
+    found, history = op.ask(app, lambda ctx: _told(ctx, run))
     if output == "json":
         print(to_json({**_record(found), "history": [_plain(asdict(entry)) for entry in history]}))
         return 0
-    print(f"{visible(found.id)}  {visible(found.workflow)}@{found.version}  {found.status}")
-    print(f"why      {visible(found.why)}")
-    print(f"input    {_brief(found.input)}")
-    if found.state is not None:
-        print(f"state    {_brief(found.state)}")
-    if found.output is not None:
-        print(f"output   {_brief(found.output)}")
-    rows = [
-        (
-            visible(entry.key),
-            entry.kind,
-            _shown(entry.started_at),
-            f"{(entry.finished_at - entry.started_at).total_seconds():.3f} s",
-            str(entry.attempt),
-            _brief(entry.input),
-            visible(entry.error) if entry.error else _brief(entry.result),
-        )
-        for entry in history
-    ]
-    for line in columns([("STEP", "KIND", "STARTED", "TOOK", "ATTEMPT", "INPUT", "RESULT"), *rows]):
-        print(line)
+    print("\n".join(page(found, history)))
+    return 0
+
+
+def export(run: Id, /, *, app: App = None) -> int:
+    """Print the journal of a run, for a file that `chimpbase.testing.replay` reads."""
+    print(op.ask(app, lambda ctx: ctx.workflow.export(run)), end="")
     return 0
 
 
@@ -101,13 +95,28 @@ def start(
     *,
     input: Annotated[str, Parameter(help="The input as JSON.")] = "null",
     id: Annotated[str | None, Parameter(name=("--id",), help="The run's id. Default: made up.")] = None,
+    delay: Annotated[str | None, Parameter(help="Begin after this time, such as 5m.")] = None,
+    attribute: Annotated[
+        list[str] | None, Parameter(help="What it can be found by: name=text or name:=json; may be repeated.")
+    ] = None,
+    on_conflict: Annotated[
+        Literal["fail", "use_existing", "replace"], Parameter(help="What to do when a run with that id exists.")
+    ] = "fail",
     app: App = None,
+    output: Output = "table",
 ) -> int:
     """Start a run; the processes that run workflows take it."""
-    value = _json(input)
-    handle = _ask(app, lambda ctx: ctx.workflow.start(workflow, value, id=id), with_code=True)
-    print(visible(handle.id))
-    return 0
+    value = op.read_json(input)
+    options: dict[str, Any] = {"attributes": dict(map(_pair, attribute))} if attribute else {}
+    if delay is not None:
+        options["delay"] = parse_duration(delay, subject="--delay")
+
+    async def begin(ctx: Ctx) -> str:
+        made: Any = await ctx.workflow.start(workflow, value, id=id, on_conflict=on_conflict, **options)
+        return str(made.id)
+
+    made = op.ask(app, begin, with_code=True)
+    return op.told(visible(made), output=output, run=made, did="start")
 
 
 def signal(
@@ -118,11 +127,12 @@ def signal(
     payload: Annotated[str, Parameter(help="The payload as JSON.")] = "null",
     dedupe: Annotated[str | None, Parameter(help="Of signals with the same key the first counts.")] = None,
     app: App = None,
+    output: Output = "table",
 ) -> int:
     """Send a signal to a run. It is kept until the run waits for it."""
-    value = _json(payload)
-    _ask(app, lambda ctx: ctx.workflow.signal(run, name, value, dedupe=dedupe))
-    return 0
+    value = op.read_json(payload)
+    op.ask(app, lambda ctx: ctx.workflow.signal(run, name, value, dedupe=dedupe))
+    return op.told(f"sent {visible(name)} to {visible(run)}", output=output, run=run, did="signal")
 
 
 def cancel(
@@ -132,34 +142,35 @@ def cancel(
     reason: Annotated[str, Parameter(help="Why; it is kept with the run.")] = "cancelled by hand",
     force: Annotated[bool, Parameter(negative=(), help="End it at once, without its code cleaning up.")] = False,
     app: App = None,
+    output: Output = "table",
 ) -> int:
     """Cancel a run: its code cleans up, what it did is undone, and its children end with it."""
-    _ask(app, lambda ctx: ctx.workflow.cancel(run, reason, force=force))
-    return 0
+    op.ask(app, lambda ctx: ctx.workflow.cancel(run, reason, force=force))
+    return op.told(f"{visible(run)} is to end", output=output, run=run, did="cancel")
 
 
-def pause(run: Id, /, *, app: App = None) -> int:
+def pause(run: Id, /, *, app: App = None, output: Output = "table") -> int:
     """Let a run begin nothing new until it is resumed."""
-    _ask(app, lambda ctx: ctx.workflow.pause(run))
-    return 0
+    op.ask(app, lambda ctx: ctx.workflow.pause(run))
+    return op.told(f"{visible(run)} begins nothing new", output=output, run=run, did="pause")
 
 
-def resume(run: Id, /, *, app: App = None) -> int:
+def resume(run: Id, /, *, app: App = None, output: Output = "table") -> int:
     """Let a paused run go on."""
-    _ask(app, lambda ctx: ctx.workflow.resume(run))
-    return 0
+    op.ask(app, lambda ctx: ctx.workflow.resume(run))
+    return op.told(f"{visible(run)} goes on", output=output, run=run, did="resume")
 
 
-def retry(run: Id, /, *, app: App = None) -> int:
+def retry(run: Id, /, *, app: App = None, output: Output = "table") -> int:
     """Let a blocked run go on with the code as it is now, or a failed one repeat the step that failed."""
-    _ask(app, lambda ctx: ctx.workflow.retry(run))
-    return 0
+    op.ask(app, lambda ctx: ctx.workflow.retry(run))
+    return op.told(f"{visible(run)} goes on", output=output, run=run, did="retry")
 
 
-def rewind(run: Id, /, *, step: StepKey, app: App = None) -> int:
+def rewind(run: Id, /, *, step: StepKey, app: App = None, output: Output = "table") -> int:
     """Do everything from a step on once more. What those steps did is not taken back."""
-    _ask(app, lambda ctx: ctx.workflow.rewind(run, to=step))
-    return 0
+    op.ask(app, lambda ctx: ctx.workflow.rewind(run, to=step))
+    return op.told(f"{visible(run)} goes back to {visible(step)}", output=output, run=run, did="rewind")
 
 
 def fork(
@@ -169,6 +180,7 @@ def fork(
     step: StepKey,
     id: Annotated[str | None, Parameter(name=("--id",), help="The new run's id. Default: made up.")] = None,
     app: App = None,
+    output: Output = "table",
 ) -> int:
     """Start another run with the same input and what this one had done before a step."""
 
@@ -176,8 +188,8 @@ def fork(
         made: Any = await ctx.workflow.fork(ctx.workflow.handle(run), at=step, id=id)
         return str(made.id)
 
-    print(visible(_ask(app, forked)))
-    return 0
+    made = op.ask(app, forked)
+    return op.told(visible(made), output=output, run=made, did="fork", of=run)
 
 
 def check(
@@ -206,14 +218,6 @@ def check(
     return FAILURE if bad else 0
 
 
-def _ask(app: str | None, question: Callable[[Ctx], Awaitable[R]], *, with_code: bool = False) -> R:
-    async def asked() -> R:
-        async with on_database(app, with_code=with_code) as ctx:
-            return await question(ctx)
-
-    return asyncio.run(asked())
-
-
 async def _told(ctx: Ctx, run: str) -> tuple[Run, tuple[HistoryEntry, ...]]:
     return await ctx.workflow.get(run), await ctx.workflow.history(run)
 
@@ -229,23 +233,11 @@ def _plain(record: dict[str, Any]) -> dict[str, Any]:
 def _pair(text: str) -> tuple[str, Any]:
     name, mark, value = text.partition(":=")
     if mark:
-        return name, _json(value)
+        return name, op.read_json(value)
     name, mark, value = text.partition("=")
     if not mark:
         raise CommandFailed(f"--attribute {text!r} must be name=text or name:=json.", code=USAGE)
     return name, value
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise CommandFailed(f"{text!r:.60} is not JSON: {error}.", code=USAGE) from None
-
-
-def _brief(value: object) -> str:
-    text = to_json(value)
-    return visible(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def _shown(instant: datetime) -> str:
