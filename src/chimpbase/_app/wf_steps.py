@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -43,6 +43,22 @@ _POLICY = Policy(Retry(max_attempts=3))
 _BLOCK = Policy(Retry(max_attempts=1))
 _log = logging.getLogger("chimpbase.workflow")
 _any: Codec[Any] = codec_for(Any)
+
+
+class _Branch:
+    """What one of several tasks does, in a scope of its own."""
+
+    def __init__(self, enter: Callable[[str], None], work: Awaitable[Any]) -> None:
+        self._enter, self._work = enter, work
+
+    async def run(self, outer: str) -> Any:
+        self._enter(outer)
+        return await self._work
+
+    def discard(self) -> None:
+        """Let go of work that never began, because another branch failed first or the run came to rest."""
+        if inspect.iscoroutine(self._work) and inspect.getcoroutinestate(self._work) == inspect.CORO_CREATED:
+            self._work.close()
 
 
 class WfSteps:
@@ -232,16 +248,12 @@ class WfSteps:
                     _log.error("run %s: %s could not be undone: %s", self._journal.run.id, name, error)
         return failed
 
-    def _branch(self, scope: str, work: Awaitable[Any]) -> Callable[[str], Coroutine[Any, Any, Any]]:
-        async def run(outer: str) -> Any:
-            self._journal.scopes.enter(outer, scope)
-            return await work
+    def _branch(self, scope: str, work: Awaitable[Any]) -> _Branch:
+        return _Branch(partial(self._journal.scopes.enter, name=scope), work)
 
-        return run
-
-    async def _together(self, branches: list[Callable[[str], Coroutine[Any, Any, Any]]]) -> tuple[Any, ...]:
+    async def _together(self, branches: list[_Branch]) -> tuple[Any, ...]:
         outer = self._journal.scopes.prefix()
-        tasks = [asyncio.ensure_future(branch(outer)) for branch in branches]
+        tasks = [asyncio.ensure_future(branch.run(outer)) for branch in branches]
         try:
             return tuple(await asyncio.gather(*tasks))
         finally:
@@ -249,6 +261,8 @@ class WfSteps:
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks)
+            for branch in branches:
+                branch.discard()
 
     async def _within_scope(self, prefix: str, work: Awaitable[R]) -> R:
         self._journal.scopes.adopt(prefix)
