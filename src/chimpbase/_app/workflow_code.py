@@ -148,7 +148,7 @@ def _advice(value: Any, root: str, chain: list[str]) -> str | None:
         return _IMPURE.get((value.__name__, chain[-1])) if chain else None
     if isinstance(value, str):
         return _IMPURE.get((root, "")) if root in ("open", "input") and not chain else None
-    home, name = getattr(value, "__module__", None) or "", getattr(value, "__name__", "")
+    home, name = (getattr(value, "__module__", None) or "").partition(".")[0], getattr(value, "__name__", "")
     return None if chain else _IMPURE.get((home, name)) or _IMPURE.get((home, ""))
 
 
