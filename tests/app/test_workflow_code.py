@@ -58,10 +58,6 @@ async def the_network(wf: Wf) -> bytes:
     return urlopen("http://127.0.0.1").read()  # noqa: ASYNC210
 
 
-async def a_nap(wf: Wf) -> None:
-    await asyncio.sleep(1)
-
-
 def helper() -> float:
     return time.time()
 
@@ -99,7 +95,6 @@ async def innocent(wf: Wf) -> str:
         (the_environment, r"os\.environ .*use a step"),
         (a_file, r"open .*use a step"),
         (the_network, r"urlopen .*use a step"),
-        (a_nap, r"asyncio\.sleep .*use wf\.sleep\(\)"),
         (by_another_function, r"time\.time"),
         (in_a_lambda, r"random\.random"),
     ],

@@ -77,10 +77,11 @@ def test_a_run_is_started_shown_signalled_checked_and_forked(cli: Cli, tmp_path:
     assert cli("workflow", "cancel", "g", "--force").returncode == 0
     assert cli("workflow", "rewind", "f", "--step", "nothing#1").returncode == 3
     assert cli("workflow", "signal", "f", "go", "--payload", "{").returncode == 2
-    exported = cli("workflow", "export", "f")
-    assert json.loads(exported.stdout)["steps"][0]["key"] == "double#1"
+
+
+def test_what_there_is_not_is_said_in_a_sentence(cli: Cli) -> None:
     assert cli("workflow", "ls", "--status", "nix").returncode == 2
-    for verb in ("show", "export", "pause", "retry", "cancel"):
+    for verb in ("show", "export", "pause"):
         refused = cli("workflow", verb, "nobody")
         assert (refused.returncode, refused.stderr) == (3, "chimpbase: No run with id 'nobody'.\n")
 
@@ -91,6 +92,7 @@ def test_a_run_is_started_later_with_attributes_and_shown_before_it_did_anything
     page = cli("workflow", "show", "g").stdout
     assert 'attributes {"vip": true}' in page
     assert page.endswith("Nothing was done yet.\n")
+    assert json.loads(cli("workflow", "export", "g").stdout)["run"]["input"] == 1
     assert cli("workflow", "start", "flow", "--id", "g", "--input", "1").returncode == 1
     again = ("workflow", "start", "flow", "--id", "g", "--input", "1", "--on-conflict", "use_existing", "-o", "json")
     assert json.loads(cli(*again).stdout) == {"run": "g", "did": "start"}

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from chimpbase import App, Ctx, Retry, Signal, Wf, errors, step, workflow
-from chimpbase.steps import act, sleep, wait
+from chimpbase.steps import act, wait
+from chimpbase.steps import sleep as rest
 from chimpbase.testing import Rehearsal, rehearse
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +44,7 @@ def onboarding() -> Any:
         version=1,
         steps=[
             act("create-account", create_account, args=lambda s: s.email, into="account"),
-            sleep("a-while", timedelta(minutes=5)),
+            rest("a-while", timedelta(minutes=5)),
             wait("verified", verified, timeout=timedelta(days=1), on_timeout="fail", into="code"),
             act("welcome", welcome, args=lambda s: s.email, into="welcomed"),
         ],

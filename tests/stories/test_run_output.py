@@ -71,9 +71,9 @@ async def test_a_client_hears_a_run_while_it_runs_and_the_end(start: Start, outs
 
 async def test_what_a_run_puts_out_is_there_once_wherever_it_crashes() -> None:
     async with rehearse(build()) as t:
-        assert await t.crash_everywhere("job", 3, effects=put_out) >= 12
+        assert await t.crash_everywhere("job", 2, effects=put_out) >= 8
         async with t.transaction() as ctx:
-            assert await put_out(ctx, "crash-0") == [0, 1, 2]
+            assert await put_out(ctx, "crash-0") == [0, 1]
 
 
 async def test_a_plain_handler_hears_a_run_too(start: Start, outside: asyncpg.Connection) -> None:

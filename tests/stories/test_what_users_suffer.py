@@ -61,8 +61,7 @@ async def test_deciding_by_which_task_ends_first_is_found_out_and_does_nothing_t
     app, first = App("order"), {"n": 1}
 
     async def slow(n: int) -> int:
-        while n != first["n"]:
-            await asyncio.sleep(0.001)
+        await until(lambda: n == first["n"])
         first["n"] = 3 - n
         return n
 
