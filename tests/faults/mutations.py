@@ -114,7 +114,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         path="_engine/keepers.py",
         old="self._on_ready(seen.ready)",
         new="self._on_ready(())",
-        tests="tests/faults/test_points.py",
+        tests="tests/stories/test_processes.py -k run_elsewhere",
     ),
     Mutation(
         name="a budget that bites nobody",
