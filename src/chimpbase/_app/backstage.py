@@ -12,9 +12,9 @@ from typing import Any
 
 from chimpbase._app.crew import Crew
 from chimpbase._app.entries import Entry
-from chimpbase._app.kv_lanes import KvLanes
 from chimpbase._app.registry import Registry
 from chimpbase._app.run_output import follow_run
+from chimpbase._app.shared_commits import SharedCommits
 from chimpbase._app.stream_reading import follow
 from chimpbase._app.tokens import Queue, Stream
 from chimpbase._app.unit import Frame, Unit
@@ -47,7 +47,7 @@ class Backstage:
     ) -> None:
         self.db, self.engine, self.registry, self.secrets = db, engine, registry, secrets
         self.threads, self.crew, self.new_id, self.new_trace = threads, crew, new_id, new_trace
-        self.kv = KvLanes(lanes)
+        self.shared = SharedCommits(db, lanes, ready=engine.ready, appended=engine.appended)
         self._queue_ids: dict[str, QueueId] = {}
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._alone: Coalescer[NewJob, JobId] = Coalescer(self._enqueue_together, max_batch=1000, lanes=2)

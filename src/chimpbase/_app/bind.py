@@ -83,7 +83,7 @@ class BoundSyncCtx(SyncCtx):
 class BoundStage:
     """What a bound ctx is made of beside its connection: the app's registry, and the app itself while it runs."""
 
-    kv = None
+    shared = None
     threads: Executor | None = None
 
     def __init__(self, registry: Registry, running: Callable[[], Runtime | None], *, is_sync: bool) -> None:

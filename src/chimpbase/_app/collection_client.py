@@ -290,13 +290,13 @@ class CollectionClient(Generic[T]):
         return self._shape.token.name
 
     def _beside(self, deed: str) -> Db:
-        lanes = self._stage.kv
-        if lanes is None or self._frame.unit.transactional:
+        shared = self._stage.shared
+        if shared is None or self._frame.unit.transactional:
             raise UsageError(
                 f"{self._frame.unit.title} cannot {deed} in a transaction: PostgreSQL does it beside all others. Use "
                 "app.ctx.collection(...)."
             )
-        return lanes.db
+        return shared.keys.db
 
     def _new(self, value: T, id: str | None) -> NewDocument:
         id, body = self._shape.encode(value, id)

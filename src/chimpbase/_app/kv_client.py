@@ -71,9 +71,9 @@ class KvClient(Generic[T]):
             PayloadError: the key cannot be one, or what is stored does not fit the namespace's type.
         """
         check_key("key", key)
-        space, lanes = self._space, self._stage.kv
-        if lanes is not None and not self._frame.unit.transactional:
-            text = await lanes.get(cached=space.place.cached, namespace=space.place.namespace, key=key)
+        space, shared = self._space, self._stage.shared
+        if shared is not None and not self._frame.unit.transactional:
+            text = await shared.keys.get(cached=space.place.cached, namespace=space.place.namespace, key=key)
         else:
             async with self._frame.statement() as connection:
                 (text,) = await kv.get(connection, cached=space.place.cached, keys=[(space.place.namespace, key)])
@@ -142,8 +142,8 @@ class KvClient(Generic[T]):
         pair = NewPair(space.place.namespace, key, space.encode(key, value), self._lasting(ttl))
         if if_absent or if_version is not None:
             return await self._set_if(pair, if_absent, if_version)
-        if self._stage.kv is not None and not self._frame.unit.transactional:
-            return await self._stage.kv.set(cached=space.place.cached, pair=pair)
+        if self._stage.shared is not None and not self._frame.unit.transactional:
+            return await self._stage.shared.keys.set(cached=space.place.cached, pair=pair)
         async with self._frame.statement() as connection:
             (version,) = await kv.set(connection, cached=space.place.cached, pairs=[pair])
         return version
@@ -264,8 +264,10 @@ class KvClient(Generic[T]):
         check_whole(cost, subject="cost", minimum=1, maximum=limit)
         window = seconds(per, subject="per", minimum=timedelta(milliseconds=1))
         namespace, spent = f"{self._space.place.namespace}(limit)", window * cost / limit
-        if self._stage.kv is not None:
-            allowed, full_in_s = await kv.spend(self._stage.kv.db, namespace=namespace, key=key, cost=spent, per=window)
+        if self._stage.shared is not None:
+            allowed, full_in_s = await kv.spend(
+                self._stage.shared.keys.db, namespace=namespace, key=key, cost=spent, per=window
+            )
         else:
             async with self._frame.statement() as connection:
                 allowed, full_in_s = await kv.spend(connection, namespace=namespace, key=key, cost=spent, per=window)
@@ -279,14 +281,14 @@ class KvClient(Generic[T]):
     def holding(self, name: str, *, ttl: timedelta | float, wait: timedelta | float | None) -> Holding:
         """What a lock block enters; for `lock` and its blocking face."""
         check_key("lock", name)
-        lanes = self._stage.kv
-        if lanes is None:
+        shared = self._stage.shared
+        if shared is None:
             raise UsageError(
                 f"{self._frame.unit.title} cannot hold lock {name!r}: it does not know when your transaction ends. "
                 "Take it with app.ctx.kv.lock around your transaction."
             )
         return Holding(
-            lanes.db,
+            shared.keys.db,
             namespace=f"{self._space.place.namespace}(lock)",
             name=name,
             ttl=seconds(ttl, subject="ttl", minimum=timedelta(milliseconds=100)),

@@ -15,6 +15,7 @@ from chimpbase._app.unit import Frame
 from chimpbase._app.waiter import Waiter
 from chimpbase._core.errors import UsageError
 from chimpbase._store import broadcasts, events
+from chimpbase._store.events import NewEvent
 
 if TYPE_CHECKING:
     from chimpbase._app.definitions import OnBroadcast, Subscription
@@ -88,6 +89,9 @@ class PubSubClient(PubSubOperations):
         return topic
 
     async def _store(self, frame: Frame, event: Event[Any], payload: str, inline: Sequence[Subscription[Any]]) -> int:
+        shared = self._backstage.shared
+        if shared is not None and not frame.unit.transactional:
+            return await shared.publish(NewEvent(event.name, payload, self._origin.headers()))
         async with frame.statement() as connection:
             id, queues = await events.publish(
                 connection, topic=event.name, payload=payload, headers=self._origin.headers()

@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from chimpbase._app.entries import Entry
-from chimpbase._app.kv_lanes import KvLanes
 from chimpbase._app.registry import Registry
+from chimpbase._app.shared_commits import SharedCommits
 from chimpbase._app.tokens import Queue, Stream
 from chimpbase._app.unit import Frame, Unit
 from chimpbase._core.values import JobId, NewJob, QueueId, RunStatus
@@ -51,8 +51,8 @@ class Stage(Protocol):
     @property
     def is_sync(self) -> bool: ...
     @property
-    def kv(self) -> KvLanes | None:
-        """Keys and values beside any transaction; None where there is only the caller's."""
+    def shared(self) -> SharedCommits | None:
+        """Commits shared with others outside of any transaction; None where there is only the caller's."""
         ...
 
     @property

@@ -17,6 +17,7 @@ from chimpbase._core.errors import PayloadError, UsageError, WrongVersion
 from chimpbase._core.names import check_key
 from chimpbase._core.positions import Position, read_position
 from chimpbase._store import streams
+from chimpbase._store.streams import NewEntry
 
 if TYPE_CHECKING:
     from chimpbase._app.origin import Origin
@@ -207,14 +208,12 @@ class StreamClient(StreamOperations):
         keys = [_key(key(payload)) for payload in payloads]
         if not texts:
             return []
+        headers, shared = self._origin.headers(), self._backstage.shared
+        if shared is not None and len(texts) == 1 and expected is None and not self._frame.unit.transactional:
+            return [await shared.append(NewEntry(token.name, texts[0], keys[0], headers))]
         async with self._frame.statement() as connection:
             appended = await streams.append(
-                connection,
-                stream=token.name,
-                payloads=texts,
-                keys=keys,
-                headers=self._origin.headers(),
-                expected=expected,
+                connection, stream=token.name, payloads=texts, keys=keys, headers=headers, expected=expected
             )
             if appended.ids is None:
                 raise WrongVersion(token.name, expected=expected or 0, found=appended.found or 0)

@@ -5,7 +5,9 @@ Each function runs the statement of the same name in `events.sql`. A delivery is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from chimpbase._core.errors import DatabaseError, NotFound
 from chimpbase._core.values import QueueId, SubscriptionSpec
@@ -16,11 +18,31 @@ from chimpbase._pg.statements import load
 _SQL = load("chimpbase._store", "events.sql")
 
 
+class NewEvent(NamedTuple):
+    """An event about to be stored; `payload` and `headers` are JSON texts."""
+
+    topic: str
+    payload: str
+    headers: str | None
+
+
 async def publish(connection: Queryable, *, topic: str, payload: str, headers: str | None) -> tuple[int, list[QueueId]]:
     """Store an event and its deliveries; the event's id, and the queues that got a job."""
     row = await connection.fetch_one(*_SQL.publish.bind(topic=topic, payload=payload, headers=headers))
     assert row is not None  # a function call always answers with one row
     return row[0], list(row[1] or ())
+
+
+async def publish_each(connection: Queryable, new: Sequence[NewEvent]) -> list[tuple[int, list[QueueId]]]:
+    """Store events, all or none, one after another; what `publish` answers for each, in order."""
+    rows = await connection.fetch(
+        *_SQL.publish_each.bind(
+            topics=[one.topic for one in new],
+            payloads=[one.payload for one in new],
+            headers=[one.headers for one in new],
+        )
+    )
+    return [(row[0], list(row[1] or ())) for row in rows]
 
 
 async def subscribe(connection: Connection, spec: SubscriptionSpec) -> None:

@@ -5,6 +5,14 @@
 -- Store an event and one delivery job for each subscription that is owed it.
 select event, queues from chimpbase.publish_event(:topic, :payload, :headers);
 
+-- name: publish_each
+-- Store events one after another, each with a delivery job for each subscription that is owed it; what each answers, in
+-- order.
+select told.event, told.queues
+from unnest(:topics::text[], :payloads::text[], :headers::text[]) with ordinality as new (topic, payload, headers, place)
+cross join lateral chimpbase.publish_event(new.topic, new.payload, new.headers) as told
+order by new.place;
+
 -- name: subscribe
 -- Make a subscription stand, or bring it to what is declared.
 select chimpbase.declare_subscription(:name, :topic, :queue, :matcher, :conditions::text::jsonb, :key_path, :since);

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import NamedTuple
 
 from chimpbase._core.positions import Position, Snapshot
 from chimpbase._core.values import StoredEntry, StoredStream
@@ -17,6 +18,15 @@ from chimpbase._pg.statements import load
 
 _SQL = load("chimpbase._store", "streams.sql")
 _HIGHEST = 2**63 - 1
+
+
+class NewEntry(NamedTuple):
+    """An entry about to be appended; `payload` and `headers` are JSON texts."""
+
+    stream: str
+    payload: str
+    key: str | None
+    headers: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +88,22 @@ async def append(
     )
     assert row is not None  # a function call always answers with one row
     return Appended(ids=row[0], stream=row[1], found=row[2])
+
+
+async def append_each(connection: Queryable, new: Sequence[NewEntry]) -> list[tuple[int, int]]:
+    """Append entries to streams, all or none, each stream's in order; the id and the stream of each, as given."""
+    places = sorted(range(len(new)), key=lambda place: new[place].stream)  # so that no two of these lock in a circle
+    sent = [new[place] for place in places]
+    rows = await connection.fetch(
+        *_SQL.append_each.bind(
+            streams=[one.stream for one in sent],
+            payloads=[one.payload for one in sent],
+            keys=[one.key for one in sent],
+            headers=[one.headers for one in sent],
+        )
+    )
+    answers = dict(zip(places, rows, strict=True))
+    return [(answers[place][0], answers[place][1]) for place in range(len(new))]
 
 
 async def find(connection: Queryable, *, name: str) -> StoredStream | None:

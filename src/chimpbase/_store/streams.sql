@@ -13,6 +13,15 @@ select chimpbase.current_epoch();
 -- Append entries, unless the stream is at another version than the expected one.
 select ids, number, at_version from chimpbase.append_entries(:stream, :payloads, :keys, :headers, :expected);
 
+-- name: append_each
+-- Append entries to streams at whatever version, one after another; each one's id and stream, in order.
+-- Locks:  the streams that were ever appended to with an expected version; their names are sorted.
+select appended.ids[1], appended.number
+from unnest(:streams::text[], :payloads::text[], :keys::text[], :headers::text[]) with ordinality
+  as new (stream, payload, key, headers, place)
+cross join lateral chimpbase.append_entries(new.stream, array[new.payload], array[new.key], new.headers, null) as appended
+order by new.place;
+
 -- name: find
 -- Index:  stream_name_key.
 select id, shelf, horizon, version
