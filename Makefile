@@ -33,8 +33,8 @@ mutations: .venv/.dev ## plant known bugs in a copy, one at a time: the tests mu
 check: .venv/.check ## format, lint, import rules, types
 	@sh .ci/check
 
-bench: .venv/.dev ## the benchmarks, with the peers, written to bench/RESULTS.md (about 15 minutes on a quiet machine)
-	@$(PY) bench/queue.py --peers --flat --results $(ARGS)
+bench: .venv/.dev ## all benchmarks, written to bench/RESULTS.md (about 25 minutes; ARGS="--only queue,state --scale 0.1")
+	@$(PY) -m bench $(ARGS)
 
 schema: .venv/.dev ## write schema.sql from the migrations
 	@CHIMPBASE_WRITE_SCHEMA=1 $(PY) -m pytest -q -p no:randomly tests/schema/test_dump.py -k schema_file $(ARGS)

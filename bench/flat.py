@@ -8,52 +8,67 @@ import asyncio
 import logging
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from time import perf_counter
 
 import asyncpg
-from rich.console import Console
 
+from bench.group import Group, Part
 from bench.limits import fill
-from bench.report import Figure, Report
-from bench.stand import Stand, counted_once, until
-from bench.workloads import noop, noops, seen, write
+from bench.stand import counted_once, until
+from bench.workloads import noop, noops, queue_limits, seen, write
 from chimpbase import App, Queue, worker
 
 _COUNT = 100_000
 
 
-class Flat:
+class FlatGroup(Group):
     """The burdens, one after another."""
 
-    def __init__(self, stand: Stand, report: Report, *, scale: float, console: Console) -> None:
-        self.stand, self.report, self.scale, self.console = stand, report, scale, console
-        self.app = App("bench", register=[noop, write])
+    name = "flat"
+    title = "What must stay flat"
+    words = "Each figure is a share of the same workload without its burden, right before it: one round is enough."
+    most_rounds = 1
 
-    async def all(self) -> None:
+    async def prepare(self) -> None:
+        """Make the queues."""
+        self.app = App("bench", register=[noop, write])
+        async with self.stand.running(self.app, workers=False):
+            pass
+
+    async def calibrate(self) -> dict[str, float]:
+        """As for the queue."""
+        return await queue_limits(self.stand, jobs=self.sizes.of(_COUNT, least=20_000))
+
+    def parts(self) -> Sequence[Part]:
         """Every burden."""
-        await self.delayed()
-        await self.many_queues()
-        await self.held_transaction()
-        await self.start_together()
-        await self.backlog()
+        return [
+            ("delayed jobs", self.delayed),
+            ("a thousand queues", self.many_queues),
+            ("a transaction held open", self.held_transaction),
+            ("eight processes that start", self.start_together),
+            ("a growing backlog", self.backlog),
+        ]
 
     async def backlog(self) -> None:
-        """Five million jobs wait: how fast do the next hundred thousand go?"""
+        """Millions of jobs wait: how fast do the next hundred thousand go?"""
         stand, queue = self.stand, await self.stand.queue(noops.name)
-        alone = await self._first(queue, of=_COUNT)
-        rows = int(5_000_000 * self.scale)
+        sizes = [_COUNT, *(self.sizes.of(millions * 1_000_000, least=200_000 * millions) for millions in (1, 2, 5))]
+        rates, waiting = list[float](), 0
         await stand.clean()
-        await fill(stand.dsn, queue=queue, jobs=rows)
-        rate = await self._first(queue, of=rows, filled=True)
-        self._add(f"drain with a backlog of {rows:,}, of the rate with {_COUNT:,}", rate / alone, 0.8)
+        for size in sizes:
+            await fill(stand.dsn, queue=queue, jobs=size - waiting)
+            rates.append(await self._first(queue, of=size, filled=True))
+            waiting = await stand.value("select count(*) from chimpbase.job")
+        self.report.curves["drain by backlog"] = list(zip(map(float, sizes), rates, strict=True))
+        self._add(f"drain with a backlog of {sizes[-1]:,}, of the rate with {_COUNT:,}", rates[-1] / rates[0], 0.8)
 
     async def delayed(self) -> None:
         """A million jobs that are due another day."""
         stand, queue = self.stand, await self.stand.queue(noops.name)
         alone = await self._first(queue, of=_COUNT)
-        rows = int(1_000_000 * self.scale)
+        rows = self.sizes.of(1_000_000, least=100_000)
         await stand.clean()
         await stand.value(
             "insert into chimpbase.job_later (id, due_at, enqueued_at, queue, payload)"
@@ -92,24 +107,31 @@ class Flat:
 
     async def held_transaction(self) -> None:
         """A steady flow, with and without somebody's transaction held open meanwhile."""
-        seconds = max(5.0, 60 * self.scale)
-        free = await self._flow(seconds)
+        seconds = self.sizes.seconds(45, least=5)
+        free, over_time = await self._flow(seconds)
+        self.report.curves["flow, no transaction held"] = over_time
         warnings = _Warnings()
         logging.getLogger("chimpbase").addHandler(warnings)
         async with self._held():
-            held = await self._flow(seconds)
+            held, over_time = await self._flow(seconds)
+        self.report.curves["flow, a transaction held open"] = over_time
         logging.getLogger("chimpbase").removeHandler(warnings)
         self._add(
             f"flow of jobs while a transaction is held open for {seconds:.0f} s, of the rate without", held / free, 0.8
         )
+        # its last third against its first: a rate that falls has only not fallen far yet
+        third = max(1, len(over_time) // 3)
+        rates = [rate for _, rate in over_time]
+        last_of_first = sum(rates[-third:]) / sum(rates[:third])
+        self._add("the same, its last third against its first", last_of_first, 0.8)
         for text in warnings.texts[:1]:
-            self.console.print(f"    warned: {text}", highlight=False)
+            self.console.print(f"      warned: {text}", highlight=False)
 
     async def start_together(self) -> None:
         """Eight processes start on 200,000 ready jobs; and eight that are up already are let go on as many."""
         stand = self.stand
         alone = await self._first(await stand.queue(noops.name), of=_COUNT)
-        rows = int(200_000 * max(self.scale, 0.1))
+        rows = self.sizes.of(200_000, least=20_000)
         starting = await self._eight(rows, up_before=False)
         self._add(f"8 processes that start on {rows:,} jobs, of the rate of one", starting / alone, 0.5)
         working = await self._eight(rows, up_before=True)
@@ -154,17 +176,23 @@ class Flat:
             began = perf_counter()
             while len(seen) < _COUNT:
                 await asyncio.sleep(0.005)
-            return len(seen) / (perf_counter() - began)
+            rate = len(seen) / (perf_counter() - began)
+        counted_once(seen, len(seen))
+        return rate
 
-    async def _flow(self, seconds: float) -> float:
-        """Jobs per second through a process that enqueues what it works, a thousand at a time."""
+    async def _flow(self, seconds: float) -> tuple[float, list[tuple[float, float]]]:
+        """Jobs per second through a process that enqueues what it works, a thousand at a time; and in each second."""
         stand, sent = self.stand, 0
         await stand.clean()
         await stand.value("vacuum chimpbase.job")
         seen.clear()
+        over_time, marked = list[tuple[float, float]](), 0
         async with stand.running(self.app):
-            began = perf_counter()
-            while perf_counter() - began < seconds:
+            began = mark = perf_counter()
+            while (now := perf_counter()) - began < seconds:
+                if now - mark >= 1:
+                    over_time.append((round(now - began, 1), round((len(seen) - marked) / (now - mark))))
+                    mark, marked = now, len(seen)
                 if sent - len(seen) < 20_000:
                     await self.app.ctx.queue.enqueue_many(noops, range(sent, sent + 1000))
                     sent += 1000
@@ -173,7 +201,7 @@ class Flat:
             rate = len(seen) / (perf_counter() - began)
             await until(lambda: asyncio.sleep(0, len(seen) == sent))
         counted_once(seen, sent)
-        return rate
+        return rate, over_time
 
     @asynccontextmanager
     async def _held(self) -> AsyncGenerator[None]:
@@ -186,7 +214,7 @@ class Flat:
             await connection.close()
 
     def _add(self, name: str, share: float, target: float) -> None:
-        self.report.add(Figure(name, share, "", target=target), self.console)
+        self.add(name, share, "", target=target)
 
 
 async def member(*arguments: str) -> Process:

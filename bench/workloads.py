@@ -1,16 +1,15 @@
-"""The workloads of the queue: each counts its jobs in and out, and a lost or doubled one voids the run."""
+"""The workloads of the queue: each counts its jobs in and out, and a lost or doubled one fails the run."""
 
 from __future__ import annotations
 
 import asyncio
 import statistics
 import sys
+from collections.abc import Sequence
 from time import perf_counter
 
-from rich.console import Console
-
+from bench.group import Group, Part
 from bench.limits import bare_loop, bare_transactions, commits, fill, insert_rows
-from bench.report import Figure, Report
 from bench.stand import Stand, counted_once
 from chimpbase import App, Ctx, Queue, worker
 
@@ -44,69 +43,131 @@ class _Heard:
         """Nothing is to be done then."""
 
 
-class Workloads:
-    """One report on one stand."""
+async def queue_limits(stand: Stand, *, jobs: int) -> dict[str, float]:
+    """Jobs per second of the bare loop, with history rows and without, and rows per second of inserts alone."""
+    queue, limits = await stand.queue(noops.name), dict[str, float]()
+    for name, history in (("bare loop with history", True), ("bare loop", False)):
+        rates: list[float] = []
+        for _ in range(2):
+            await stand.clean()
+            await fill(stand.dsn, queue=queue, jobs=jobs)
+            rates.append(await bare_loop(stand.dsn, queue=queue, jobs=jobs, history=history))
+        # the better of two: a neighbour only ever takes away
+        limits[name] = max(rates)
+    await stand.clean()
+    limits["insert by the thousand"] = max([await insert_rows(stand.dsn, queue=queue, rows=50_000) for _ in range(2)])
+    return limits
 
-    def __init__(self, stand: Stand, report: Report, *, jobs: int, console: Console) -> None:
-        self.stand, self.report, self.jobs, self.console = stand, report, jobs, console
-        self.app = App("bench", register=[noop, write])
-        # what a queue keeps is declared with its worker
-        self.forgetful = App("bench", register=[worker(noops, concurrency=100, retention=None)(noop.function), write])
-        self.limits: dict[str, float] = {}
+
+async def filled(stand: Stand, *, jobs: int) -> None:
+    """So many ready jobs, and nothing else."""
+    await stand.clean()
+    await fill(stand.dsn, queue=await stand.queue(noops.name), jobs=jobs)
+
+
+async def drain_rate(stand: Stand, app: App, *, jobs: int) -> float:
+    """Jobs per second of an app that finds a full queue and leaves an empty one."""
+    seen.clear()
+    async with stand.running(app):
+        began = perf_counter()
+        await stand.empty()
+        seconds = perf_counter() - began
+    counted_once(seen, jobs)
+    return jobs / seconds
+
+
+async def bulk_rate(stand: Stand, app: App, *, jobs: int) -> float:
+    """Jobs per second of one call with very many."""
+    await stand.clean()
+    async with stand.running(app, workers=False):
+        await app.ctx.queue.enqueue_many(noops, range(1000))
+        began = perf_counter()
+        await app.ctx.queue.enqueue_many(noops, range(jobs))
+        seconds = perf_counter() - began
+    if await stand.value("select count(*) from chimpbase.job") != jobs + 1000:
+        raise RuntimeError("jobs were lost or doubled")
+    return jobs / seconds
+
+
+async def single_rate(stand: Stand, app: App, *, callers: int, each: int) -> float:
+    """Jobs per second of durable single enqueues from that many callers at once."""
+    await stand.clean()
+
+    async def call() -> None:
+        for number in range(each):
+            await app.ctx.queue.enqueue(noops, number)
+
+    async with stand.running(app, workers=False):
+        await app.ctx.queue.enqueue(noops, 0)
+        began = perf_counter()
+        await asyncio.gather(*(call() for _ in range(callers)))
+        seconds = perf_counter() - began
+    stored = await stand.value("select count(*) from chimpbase.job") - 1
+    if stored != each * callers:
+        raise RuntimeError(f"{each * callers} jobs enqueued, {stored} stored")
+    return stored / seconds
+
+
+class QueueGroup(Group):
+    """The queue alone."""
+
+    name = "queue"
+    title = "The queue"
+    words = "A raw limit is the same statements in a bare loop on the same tables, fenced, without the engine."
 
     async def prepare(self) -> None:
         """Make the tables and the queues."""
+        self.app = App("bench", register=[noop, write])
+        # what a queue keeps is declared with its worker
+        self.forgetful = App("bench", register=[worker(noops, concurrency=100, retention=None)(noop.function), write])
+        self.jobs = self.sizes.of(100_000, least=5000)
         async with self.stand.running(self.app, workers=False):
             pass
         await self.stand.value("create table bench_account (id int primary key, done int not null default 0)")
 
     async def calibrate(self) -> dict[str, float]:
         """The raw limits of this server, on the engine's own tables."""
-        stand, queue, limits = self.stand, await self.stand.queue(noops.name), dict[str, float]()
-        for name, history in (("history", True), ("bare", False)):
+        stand, queue = self.stand, await self.stand.queue(noops.name)
+        limits = await queue_limits(stand, jobs=self.jobs)
+        limits["commits, 16 connections"] = await commits(stand.dsn, connections=16, seconds=2)
+        rates: list[float] = []
+        for _ in range(2):
             await stand.clean()
-            await fill(stand.dsn, queue=queue, jobs=self.jobs)
-            limits[name] = await bare_loop(stand.dsn, queue=queue, jobs=self.jobs, history=history)
-        await stand.clean()
-        limits["insert"] = await insert_rows(stand.dsn, queue=queue, rows=50_000)
-        limits["commits"] = await commits(stand.dsn, connections=16, seconds=2)
-        await self._accounts(4000)
-        await fill(stand.dsn, queue=queue, jobs=4000)
-        limits["transactions"] = await bare_transactions(stand.dsn, queue=queue, jobs=4000, lanes=32)
+            await self._accounts(4000)
+            await fill(stand.dsn, queue=queue, jobs=4000)
+            rates.append(await bare_transactions(stand.dsn, queue=queue, jobs=4000, lanes=32))
+        limits["transactions of a job, 32 lanes"] = max(rates)
         await stand.clean()
         return limits
 
-    async def all(self) -> None:
+    def parts(self) -> Sequence[Part]:
         """Every workload, in order."""
-        for history in (True, False):
-            await self.drain(history=history)
-        await self.transactional()
-        await self.bulk()
-        for callers in (1, 50, 256):
-            await self.enqueue(callers)
-        await self.latency_here()
-        await self.latency_elsewhere()
-        await self.idle()
+        parts: list[Part] = [
+            ("drain no-op jobs, history of a day", lambda: self.drain(history=True)),
+            ("drain no-op jobs, no history", lambda: self.drain(history=False)),
+            ("transactional jobs", self.transactional),
+            ("enqueue in bulk", self.bulk),
+            ("enqueue one at a time", self.single),
+            ("latency in the same process", self.latency_here),
+            ("latency in another process", self.latency_elsewhere),
+        ]
+        return parts if self.turn > 1 else [*parts, ("an idle process", self.idle)]
 
     async def drain(self, *, history: bool) -> None:
         """From a full queue to an empty one."""
-        stand, queue = self.stand, await self.stand.queue(noops.name)
-        await stand.clean()
-        await fill(stand.dsn, queue=queue, jobs=self.jobs)
-        seen.clear()
+        stand = self.stand
+        await filled(stand, jobs=self.jobs)
         wal = await stand.value("select pg_current_wal_lsn()::text")
         spent = await self._commits()
-        async with stand.running(self.app if history else self.forgetful):
-            began = perf_counter()
-            await stand.empty()
-            seconds = perf_counter() - began
-        counted_once(seen, self.jobs)
-        title = "drain no-op jobs, one process, " + ("one-day history" if history else "no history")
-        limit = self.limits["history" if history else "bare"]
-        self._add(Figure(title, self.jobs / seconds, limit=limit, target=0.6 * limit))
+        rate = await drain_rate(stand, self.app if history else self.forgetful, jobs=self.jobs)
+        kept = "one-day history" if history else "no history"
+        title = f"drain no-op jobs, one process, {kept}"
+        limit = self.limits["bare loop with history" if history else "bare loop"]
+        self.add(title, rate, limit=limit, target_share=0.6)
         bytes_ = await stand.value("select pg_wal_lsn_diff(pg_current_wal_lsn(), $1::text::pg_lsn)::float8", wal)
-        self._add(Figure("  WAL per job", bytes_ / self.jobs, "bytes"))
-        self._add(Figure("  commits per job", (await self._commits() - spent) / self.jobs, ""))
+        if self.turn == 1:
+            self.add(f"WAL per job, {kept}", bytes_ / self.jobs, "bytes")
+            self.add(f"commits per 1,000 jobs, {kept}", (await self._commits() - spent) / self.jobs * 1000, "")
 
     async def transactional(self) -> None:
         """Jobs with one update of their own, committed with their completion."""
@@ -127,42 +188,23 @@ class Workloads:
         if wrong:
             raise RuntimeError(f"{wrong} of {count} jobs had their effect not exactly once")
         title = "transactional jobs with one update, exactly once"
-        self._add(Figure(title, count / seconds, limit=self.limits["transactions"], target=5000))
+        limit = self.limits["transactions of a job, 32 lanes"]
+        self.add(title, count / seconds, limit=limit, target=5000)
 
     async def bulk(self) -> None:
         """One call with very many jobs."""
-        await self.stand.clean()
-        async with self.stand.running(self.app, workers=False):
-            await self.app.ctx.queue.enqueue_many(noops, range(1000))
-            began = perf_counter()
-            await self.app.ctx.queue.enqueue_many(noops, range(self.jobs))
-            seconds = perf_counter() - began
-        if await self.stand.value("select count(*) from chimpbase.job") != self.jobs + 1000:
-            raise RuntimeError("jobs were lost or doubled")
-        rate = self.jobs / seconds
-        self._add(Figure("enqueue_many in one call", rate, limit=self.limits["insert"], target=120_000))
+        rate = await bulk_rate(self.stand, self.app, jobs=self.jobs)
+        self.add("enqueue_many in one call", rate, limit=self.limits["insert by the thousand"], target=120_000)
 
-    async def enqueue(self, callers: int) -> None:
-        """Durable single enqueues from that many callers at once."""
-        each = 2000 if callers == 1 else 400
-        await self.stand.clean()
-
-        async def call() -> None:
-            for number in range(each):
-                await self.app.ctx.queue.enqueue(noops, number)
-
-        async with self.stand.running(self.app, workers=False):
-            await self.app.ctx.queue.enqueue(noops, 0)
-            began = perf_counter()
-            await asyncio.gather(*(call() for _ in range(callers)))
-            seconds = perf_counter() - began
-        stored = await self.stand.value("select count(*) from chimpbase.job") - 1
-        if stored != each * callers:
-            raise RuntimeError(f"{each * callers} jobs enqueued, {stored} stored")
-        title = f"enqueue one at a time, {callers} caller{'s' if callers > 1 else ''}"
-        target = 40_000 if callers == 50 else None
-        limit = self.limits["commits"] / 16 if callers == 1 else self.limits["insert"]
-        self._add(Figure(title, stored / seconds, limit=limit, target=target))
+    async def single(self) -> None:
+        """Durable single enqueues from 1, 50 and 256 callers at once."""
+        for callers in (1, 50, 256):
+            each = 2000 if callers == 1 else 400
+            rate = await single_rate(self.stand, self.app, callers=callers, each=each)
+            title = f"enqueue one at a time, {callers} caller{'s' if callers > 1 else ''}"
+            # a single caller waits for each commit: no bulk rate is its limit
+            limit = None if callers == 1 else self.limits["insert by the thousand"]
+            self.add(title, rate, limit=limit, target=40_000 if callers == 50 else None)
 
     async def latency_here(self) -> None:
         """From the call of enqueue to the start of the handler, in an idle process."""
@@ -211,14 +253,12 @@ class Workloads:
             await asyncio.sleep(4)
             heard = _Heard()
             for db in (runtime._db, runtime._lanes):
-                db._hook = heard
-                db._pool.expire()
+                db.listen(heard)
             await asyncio.sleep(15)
             # the heart has a connection of its own, and beats three times a lease
             beats = 3 / runtime.settings.lease.total_seconds()
-        self._add(
-            Figure("statements of an idle process", heard.count / 15 + beats, "a second", target=2, less_is_better=True)
-        )
+        rate = heard.count / 15 + beats
+        self.add("statements of an idle process", rate, "a second", target=2, less_is_better=True)
 
     async def _accounts(self, count: int) -> None:
         await self.stand.value("truncate bench_account")
@@ -233,8 +273,6 @@ class Workloads:
     def _latency(self, where: str, figures: list[float], *, p50: float | None, p99: float | None) -> None:
         name = f"enqueue to start, idle, {where}"
         high = statistics.quantiles(figures, n=100)[98]
-        self._add(Figure(f"{name}, p50", statistics.median(figures), "ms", target=p50, less_is_better=True))
-        self._add(Figure(f"{name}, p99", high, "ms", target=p99, less_is_better=True))
-
-    def _add(self, figure: Figure) -> None:
-        self.report.add(figure, self.console)
+        self.add(f"{name}, p50", statistics.median(figures), "ms", target=p50, less_is_better=True)
+        self.add(f"{name}, p99", high, "ms", target=p99, less_is_better=True)
+        self.report.latencies(name, figures)

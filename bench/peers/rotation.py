@@ -1,69 +1,163 @@
-"""Runs the peers' programs, each in a database of its own on the same server, and makes what they need."""
+"""The queue beside its peers: each in a database of its own on the same server, in an order that rotates.
+
+A peer is a program that prints one line of JSON: jobs per second under `single` (50 callers, one at a time), `bulk` and
+`drain`. It counts what it ran: a lost or doubled job fails it. A peer that cannot be installed is left out with a word.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import shutil
-import subprocess
-import sys
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
+from bench.group import Group, Part
+from bench.peers.environments import HERE, ROOT, EnvironmentLacking, node_modules, python_of
+from bench.peers.titles import OURS, TITLES
+from bench.redis_server import EVERY_SECOND, REDIS, redis
 from bench.stand import Stand
+from bench.workloads import bulk_rate, drain_rate, filled, noop, queue_limits, single_rate, write
+from chimpbase import App
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent / ".bench"
+_LIMITS = {"drain": "bare loop with history", "bulk": "insert by the thousand", "single": "insert by the thousand"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Peer:
-    """`share` is how many of the run's jobs it gets: a slow one would take minutes."""
+    """`environment` is that of its packages, None for Node; `share` is how many of the jobs it gets: a slow one would
+    take minutes. `words` say how it is run.
+    """
 
     name: str
-    command: tuple[str, ...]
+    program: str
+    environment: str | None
+    words: str
     share: float = 1.0
+    on_redis: bool = False
+
+    def command(self) -> list[str]:
+        """What to run before its arguments.
+
+        Raises:
+            EnvironmentLacking: it cannot run here.
+        """
+        if self.on_redis and REDIS is None:
+            raise EnvironmentLacking("redis-server is not installed")
+        if self.environment is None:
+            node_modules()
+            return ["node", str(HERE / self.program)]
+        return [python_of(self.environment), str(HERE / self.program)]
 
 
 PEERS = (
-    Peer("PgQueuer 1.6.0", (str(ROOT / "venv/bin/python"), str(HERE / "pgqueuer_peer.py"))),
-    Peer("Procrastinate 3.10.0", (str(ROOT / "venv/bin/python"), str(HERE / "procrastinate_peer.py")), share=0.03),
-    Peer("graphile-worker 0.17.3", ("node", str(HERE / "graphile_peer.mjs"))),
+    Peer(
+        name="PgQueuer 1.6.0",
+        program="pgqueuer_peer.py",
+        environment="venv",
+        words="asyncpg, batches of 1,000, drain mode, as in its own benchmark",
+    ),
+    Peer(
+        name="Procrastinate 3.10.0",
+        program="procrastinate_peer.py",
+        environment="venv",
+        words="concurrency 30, jobs not deleted: more or less of either was slower",
+        share=0.03,
+    ),
+    Peer(
+        name="graphile-worker 0.17.3",
+        program="graphile_peer.mjs",
+        environment=None,
+        words="the preset of its own performance test: a local queue of 500, completions batched, 24 at once",
+    ),
 )
 
 
-def prepare() -> list[Peer]:
-    """Install what is missing into .bench; the peers that can run here."""
-    ROOT.mkdir(exist_ok=True)
-    python = ROOT / "venv/bin/python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(ROOT / "venv")], check=True)
-        wanted = str(HERE / "requirements.txt")
-        subprocess.run([str(python), "-m", "pip", "install", "-qq", "-r", wanted], check=True)
-    npm = shutil.which("npm")
-    if npm is None:
-        print("npm is not installed: graphile-worker is left out", file=sys.stderr)
-        return [peer for peer in PEERS if peer.command[0] != "node"]
-    if not (ROOT / "node_modules").exists():
-        shutil.copy(HERE / "package.json", ROOT / "package.json")
-        shutil.copy(HERE / "package-lock.json", ROOT / "package-lock.json")
-        subprocess.run([npm, "ci", "--silent", "--no-audit", "--no-fund"], cwd=ROOT, check=True)
-    return list(PEERS)
+class PeersGroup(Group):
+    """Ours first, then each peer; in the next round the order is another."""
+
+    name = "peers"
+    title = "The queue beside its peers"
+
+    async def prepare(self) -> None:
+        """Make the tables, and install whom we can."""
+        self.app = App("bench", register=[noop, write])
+        self.jobs = self.sizes.of(100_000, least=5000)
+        self.commands: dict[str, list[str]] = {}
+        self.rates: dict[str, dict[str, float]] = {}
+        told = ["Each runs no-op jobs in its fastest known safe configuration, on the same server.",
+                "Ours fences, counts attempts, and keeps one day of history."]  # fmt: skip
+        for peer in PEERS:
+            try:
+                self.commands[peer.name] = peer.command()
+                told.append(f"{peer.name}: {peer.words}.")
+            except EnvironmentLacking as lacking:
+                self.console.print(f"      {peer.name} is left out: {lacking}")
+                told.append(f"{peer.name} was left out: {lacking}.")
+        self.words = "\n".join(f"- {one}" for one in told)
+        async with self.stand.running(self.app, workers=False):
+            pass
+
+    async def calibrate(self) -> dict[str, float]:
+        """As for the queue."""
+        return await queue_limits(self.stand, jobs=self.jobs)
+
+    def parts(self) -> Sequence[Part]:
+        """Everybody, from another one on in each round; then the ratios."""
+        parts: list[Part] = [(OURS, self._ours)]
+        parts += [(peer.name, self._theirs(peer)) for peer in PEERS if peer.name in self.commands]
+        first = (self.turn - 1) % len(parts)
+        return [*parts[first:], *parts[:first], ("ratios", self._ratios)]
+
+    async def _ours(self) -> None:
+        stand = self.stand
+        await filled(stand, jobs=self.jobs)
+        self.rates[OURS] = {
+            "drain": await drain_rate(stand, self.app, jobs=self.jobs),
+            "bulk": await bulk_rate(stand, self.app, jobs=self.jobs),
+            "single": await single_rate(stand, self.app, callers=50, each=200),
+        }
+        await stand.clean()
+
+    def _theirs(self, peer: Peer) -> Callable[[], asyncio.Future[None]]:
+        return lambda: asyncio.ensure_future(self._measure(peer))
+
+    async def _measure(self, peer: Peer) -> None:
+        async with _place(peer, self.stand, self.turn) as url:
+            jobs = str(max(2000, int(self.jobs * peer.share)))
+            process = await asyncio.create_subprocess_exec(
+                *self.commands[peer.name],
+                url,
+                jobs,
+                env={**os.environ, "PEERS_ROOT": str(ROOT)},
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            out, err = await process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"{peer.name} failed:\n{err.decode()[-2000:]}")
+        self.rates[peer.name] = json.loads(out.decode().strip().splitlines()[-1])
+
+    async def _ratios(self) -> None:
+        for kind, title in TITLES.items():
+            ours = self.rates[OURS][kind]
+            self.add(f"{title}: {OURS}", ours, limit=self.limits[_LIMITS[kind]])
+            for name in self.commands:
+                theirs = self.rates[name][kind]
+                target = 2.0 if kind == "drain" and name.startswith("graphile") else None
+                self.add(f"{title}: {name}", theirs)
+                self.add(f"{title}: {OURS} in times of {name}", ours / theirs, "times", target=target)
 
 
-async def run(peer: Peer, stand: Stand, *, jobs: int, turn: int) -> dict[str, float]:
-    """One turn of a peer: jobs per second under `single` (50 callers), `bulk` and `drain`."""
-    dsn = await stand.database(f"peer_{peer.name.split()[0].lower().replace('-', '_')}_{turn}")
-    process = await asyncio.create_subprocess_exec(
-        *peer.command,
-        dsn,
-        str(max(2000, int(jobs * peer.share))),
-        env={**os.environ, "PEERS_ROOT": str(ROOT)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"{peer.name} failed:\n{err.decode()[-2000:]}")
-    return json.loads(out.decode().strip().splitlines()[-1])
+@asynccontextmanager
+async def _place(peer: Peer, stand: Stand, turn: int) -> AsyncGenerator[str]:
+    """The URL of an empty database, or of an empty Redis."""
+    if peer.on_redis:
+        async with redis(EVERY_SECOND) as url:
+            yield url
+        return
+    name = f"peer_{peer.name.split()[0].lower().replace('-', '_')}_{turn}"
+    await stand.value(f'drop database if exists "{name}" with (force)')
+    yield await stand.database(name)
+    await stand.value(f'drop database "{name}" with (force)')

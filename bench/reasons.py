@@ -1,0 +1,45 @@
+"""Why a target is missed when it is, by a pattern of its name. Shown on the page beside those that are missed."""
+
+from __future__ import annotations
+
+_NOT_QUIET = "It is met when the machine is quiet: see the drift of the raw limits in those rounds."
+
+REASONS = {
+    r"^drain no-op jobs": (
+        "One process is one core of Python, and a profile shows 11 microseconds of it for each job (reading the "
+        "payload, the unit of work, the attempt, the lane, the finishing batch), while the server still has room."
+    ),
+    r"^drain: chimpbase in times of graphile": (
+        "Node runs its own part of a no-op job in about a third of the time that Python takes for ours, and it deletes "
+        "what is done, where ours keeps a day of history."
+    ),
+    r"^transactional jobs": (
+        "Begin, the update, the end of the job and COMMIT are a round trip each, and the handler's own Python is 150 "
+        "to 200 microseconds."
+    ),
+    r"^enqueue_many in one call": _NOT_QUIET,
+    r"^enqueue one at a time": _NOT_QUIET,
+    r"^enqueue to start, idle, other process": (
+        "A commit, a NOTIFY from a side connection that commits by itself, and a claim that commits, one after the "
+        "other: each is a flush to the disk."
+    ),
+    r"^statements of an idle process": _NOT_QUIET,
+    r"^drain (beside|of|with a backlog)": _NOT_QUIET,
+    r"^flow of jobs while a transaction is held open|^the same, its last third": (
+        "Dead rows stay for as long as the transaction does: the claim passes them by its hint, but the pages that "
+        "hold them are new ones to write."
+    ),
+    r"^8 processes that start": (
+        "Eight interpreters share two cores with the server, and their start is in the figure."
+    ),
+    r"^start to end, .* in flight": (
+        "Each step is a commit before the next begins, and the Python of an activation, its steps and its end is on "
+        "one core."
+    ),
+    r"^key-value (set|get)": _NOT_QUIET,
+    r"schedules due at once": (
+        "Every occurrence is a row of its own beside its job, and its schedule moves on in the same commit: three "
+        "writes with five indexes for each."
+    ),
+    r"^find among .* documents": _NOT_QUIET,
+}
