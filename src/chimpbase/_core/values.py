@@ -153,8 +153,7 @@ class StoredSchedule(ScheduleTerms):
     now: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DueSchedule:
+class DueSchedule(msgspec.Struct, frozen=True, gc=False):
     """A schedule whose `next_at` has passed, locked by this transaction; `now` is the database's clock.
 
     `last_at` is the instant that was fired last and `last_job` its job; `waiting` tells that occurrences wait for that.

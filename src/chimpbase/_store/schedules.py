@@ -7,8 +7,9 @@ its row does, whoever tries to fire it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import msgspec
 
 from chimpbase._core.values import (
     DueSchedule,
@@ -26,8 +27,7 @@ from chimpbase._pg.statements import load
 _SQL = load("chimpbase._store", "schedules.sql")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What becomes of one instant of a locked schedule, or of none when `due_at` is None.
 
     One plan of each schedule has the `next_at` it moves on to, and says whether occurrences wait from now on.
@@ -126,7 +126,7 @@ async def run_now(
 async def list_due(connection: Connection, *, queues: Sequence[QueueId], max_schedules: int) -> list[DueSchedule]:
     """Lock due schedules until the caller's transaction ends."""
     rows = await connection.fetch(*_SQL.list_due.bind(queues=queues, max_schedules=max_schedules))
-    return [DueSchedule(**dict(row)) for row in rows]
+    return [DueSchedule(*row) for row in rows]
 
 
 async def list_waiting(
