@@ -21,6 +21,7 @@ from bench.stand import Stand
 from bench.workloads import bulk_rate, drain_rate, filled, noop, queue_limits, single_rate, write
 from chimpbase import App
 
+_ON_REDIS = "on a Redis of its own that appends to the disk every second, so a crash may take a second of jobs"
 _LIMITS = {"drain": "bare loop with history", "bulk": "insert by the thousand", "single": "insert by the thousand"}
 
 
@@ -70,6 +71,30 @@ PEERS = (
         program="graphile_peer.mjs",
         environment=None,
         words="the preset of its own performance test: a local queue of 500, completions batched, 24 at once",
+    ),
+    Peer(
+        name="SAQ 0.26.4",
+        program="saq_peer.py",
+        environment="saq",
+        words=f"{_ON_REDIS}, a hundred at once; it has no call for many jobs",
+        share=0.1,
+        on_redis=True,
+    ),
+    Peer(
+        name="arq 0.28.0",
+        program="arq_peer.py",
+        environment="arq",
+        words=f"{_ON_REDIS}, a hundred at once, a thousand read at a time, no results; it has no call for many jobs",
+        share=0.1,
+        on_redis=True,
+    ),
+    Peer(
+        name="Celery 5.7.0",
+        program="celery_peer.py",
+        environment="celery",
+        words=f"{_ON_REDIS}, solo pool, acknowledged late, a thousand prefetched; it has no call for many jobs",
+        share=0.1,
+        on_redis=True,
     ),
 )
 
@@ -136,7 +161,13 @@ class PeersGroup(Group):
             )
             out, err = await process.communicate()
         if process.returncode:
-            raise RuntimeError(f"{peer.name} failed:\n{err.decode()[-2000:]}")
+            # a peer that fails takes none of the other figures with it, and the page names it
+            told = err.decode().strip().splitlines()[-1:] or ["no word"]
+            self.console.print(f"      {peer.name} failed and is left out:\n{err.decode()[-2000:]}")
+            self.words += f"\n- {peer.name} failed in round {self.turn} and was left out from there on: {told[0]}."
+            del self.commands[peer.name]
+            self.rates.pop(peer.name, None)
+            return
         self.rates[peer.name] = json.loads(out.decode().strip().splitlines()[-1])
 
     async def _ratios(self) -> None:
