@@ -6,16 +6,16 @@ _NOT_QUIET = "It is met when the machine is quiet: see the drift of the raw limi
 
 REASONS = {
     r"^drain no-op jobs": (
-        "One process is one core of Python, and a profile shows 11 microseconds of it for each job (reading the "
-        "payload, the unit of work, the attempt, the lane, the finishing batch), while the server still has room."
+        "One process is one core of Python, and a job costs 8.3 microseconds of it: 3.9 in lane, executor, handler and "
+        "finisher, 1.5 for the claim's 14 columns (the bare loop reads 4: 0.5), the rest for writing the ends."
     ),
     r"^drain: chimpbase in times of graphile": (
-        "Node runs its own part of a no-op job in about a third of the time that Python takes for ours, and it deletes "
-        "what is done, where ours keeps a day of history."
+        "It deletes what is done, where ours keeps a day of history and fences each end, and the time of one core of "
+        "Python for a job is the ceiling of a process."
     ),
     r"^transactional jobs": (
-        "Begin, the update, the end of the job and COMMIT are a round trip each, and the handler's own Python is 150 "
-        "to 200 microseconds."
+        "Begin, the update, and the end of the job with its COMMIT are a round trip each, and the Python of one job is "
+        "175 microseconds (of the bare loop 125 to 150)."
     ),
     r"^enqueue_many in one call": _NOT_QUIET,
     r"^enqueue one at a time": _NOT_QUIET,
@@ -29,8 +29,8 @@ REASONS = {
         "Dead rows stay for as long as the transaction does: the claim passes them by its hint, but the pages that "
         "hold them are new ones to write."
     ),
-    r"^8 processes that start": (
-        "Eight interpreters share two cores with the server, and their start is in the figure."
+    r"^8 processes that": (
+        "Eight interpreters share two cores with the server; where they start, that is in the figure too."
     ),
     r"^start to end, .* in flight": (
         "Each step is a commit before the next begins, and the Python of an activation, its steps and its end is on "
