@@ -19,6 +19,7 @@ from chimpbase._pg.statements import load
 pytestmark = pytest.mark.anyio
 
 JOBS, RUNS = load("chimpbase._store", "jobs.sql"), load("chimpbase._store", "runs.sql")
+BIRTHS, QUERIES = load("chimpbase._store", "run_births.sql"), load("chimpbase._store", "run_queries.sql")
 ENDS = {
     "jobs.finish": JOBS.finish,
     "jobs.finish_alike": JOBS.finish_alike,
@@ -85,3 +86,16 @@ async def test_a_claim_walks_the_queue_in_order_and_sorts_nothing(connection: as
     scans = [(node["Node Type"], node.get("Index Name")) for node in nodes if node.get("Relation Name") == "job"]
     assert ("Index Scan", "job_ready") in scans
     assert not [node for node in nodes if node["Node Type"] in ("Seq Scan", "Sort", "Incremental Sort", "Hash Join")]
+
+
+async def test_runs_are_started_by_lookups_alone(connection: asyncpg.Connection) -> None:
+    nodes = await plan(connection, BIRTHS.start.sql, len(BIRTHS.start.parameters))
+    assert {node["Node Type"] for node in nodes} & {"Hash Join", "Merge Join", "Seq Scan"} == set()
+    assert {node["Index Name"] for node in nodes if "Index Name" in node} >= {"workflow_pkey", "queue_pkey"}
+
+
+async def test_those_who_wait_for_runs_look_each_up_by_its_id(connection: asyncpg.Connection) -> None:
+    nodes = await plan(connection, QUERIES.list_ends.sql, 1)
+    assert {(node["Node Type"], node.get("Index Name")) for node in nodes if node.get("Relation Name")} == {
+        ("Index Scan", "run_id_key")
+    }

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chimpbase._app.crew import Crew
 from chimpbase._app.entries import Entry
+from chimpbase._app.queue_names import queue_name
 from chimpbase._app.registry import Registry
+from chimpbase._app.run_options import RunOptions, encode_attributes
 from chimpbase._app.run_output import follow_run
+from chimpbase._app.run_watch import RunWatch
 from chimpbase._app.shared_commits import SharedCommits
 from chimpbase._app.stream_reading import follow
 from chimpbase._app.tokens import Queue, Stream
 from chimpbase._app.unit import Frame, Unit
 from chimpbase._core.errors import NotRegistered
-from chimpbase._core.values import JobId, NewJob, QueueId, QueueSpec, RunStatus
+from chimpbase._core.values import JobId, NewJob, NewRun, QueueId, QueueSpec, RunEnd, RunStatus
 from chimpbase._engine.engine import Engine
 from chimpbase._pg.coalescer import Coalescer
 from chimpbase._pg.db import Db
 from chimpbase._store import following, jobs, queues, run_queries
 from chimpbase._store.following import FollowedJob
+
+if TYPE_CHECKING:
+    from chimpbase._app.definitions import Workflow
 
 
 class Backstage:
@@ -49,11 +53,12 @@ class Backstage:
         self.threads, self.crew, self.new_id, self.new_trace = threads, crew, new_id, new_trace
         self.shared = SharedCommits(db, lanes, ready=engine.ready, appended=engine.appended)
         self._queue_ids: dict[str, QueueId] = {}
-        self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._runs = RunWatch(lanes, is_here=engine.activator.is_here)
         self._alone: Coalescer[NewJob, JobId] = Coalescer(self._enqueue_together, max_batch=1000, lanes=2)
+        self._starts: Coalescer[NewRun, bool] = Coalescer(self._start_together, max_batch=500, lanes=2)
         self._lanes = lanes
         self._reports: Coalescer[following.Report, None] = Coalescer(self._report_together, max_batch=1000)
-        engine.watch_ended(self._tell)
+        engine.watch_ended(self._runs.ended)
 
     @asynccontextmanager
     async def unit(self, title: str) -> AsyncGenerator[Unit]:
@@ -120,10 +125,42 @@ class Backstage:
         self.engine.ready({job.queue for job in new if job.delay is None and job.run_at is None})
         return ids
 
+    async def start_run(
+        self, definition: Workflow[Any, Any], id: str, input: str, headers: str, options: RunOptions
+    ) -> bool:
+        """Start a run at once, in a commit shared with its likes. False, with nothing done: its id is taken or is to be
+        replaced, or its workflow unknown, and the statement for a single run is to tell which.
+        """
+        queue = self._queue_ids.get(queue_name(definition))
+        if queue is None or options.get("on_conflict") == "replace":
+            return False
+        attributes = options.get("attributes")
+        new = NewRun(
+            definition.name,
+            definition.version,
+            queue,
+            id,
+            input,
+            headers,
+            options.get("priority", 0),
+            options.get("key"),
+            None if attributes is None else encode_attributes(attributes),
+        )
+        return await self._starts.submit(new)
+
+    async def _start_together(self, new: list[NewRun]) -> list[bool]:
+        started, rest = await self.engine.run_births.start(self._lanes, new)
+        self.engine.ready(rest)
+        return started
+
     async def run_status(self, run: str) -> RunStatus | None:
         """What a run is doing, as far as it is committed; None when there is none."""
         async with self.db.acquire() as connection:
             return await run_queries.get(connection, id=run)
+
+    async def run_end(self, run: str) -> RunEnd | None:
+        """How a run ended, once it has; None when there is no such run."""
+        return await self._runs.end(run)
 
     async def job(self, id: JobId, frame: Frame | None) -> FollowedJob | None:
         """A job as the transaction of that frame sees it, or as it is committed; None when there is none."""
@@ -143,18 +180,6 @@ class Backstage:
             await following.report(connection, reports=list(latest.values()))
         return [None] * len(reports)
 
-    @contextmanager
-    def watch(self, run: str) -> Generator[asyncio.Event]:
-        """An event that is set when that run ends in this process."""
-        ended = asyncio.Event()
-        self._watchers[run].add(ended)
-        try:
-            yield ended
-        finally:
-            self._watchers[run].discard(ended)
-            if not self._watchers[run]:
-                del self._watchers[run]
-
     async def tail(
         self, stream: Stream[Any], *, after: str | None, since: datetime | None = None, run: str | None = None
     ) -> AsyncGenerator[Entry[Any]]:
@@ -167,7 +192,3 @@ class Backstage:
         async with aclosing(entries):
             async for entry in entries:
                 yield entry
-
-    def _tell(self, run: str) -> None:
-        for ended in self._watchers.get(run, ()):
-            ended.set()

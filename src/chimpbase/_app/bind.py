@@ -20,8 +20,10 @@ from typing import Any, NoReturn, Protocol
 from chimpbase._app.bind_unit import BoundUnit, PendingWakes
 from chimpbase._app.config import read_secrets, read_settings
 from chimpbase._app.ctx import Ctx
+from chimpbase._app.definitions import Workflow
 from chimpbase._app.origin import Origin
 from chimpbase._app.registry import Registry
+from chimpbase._app.run_options import RunOptions
 from chimpbase._app.runtime import Runtime
 from chimpbase._app.sync import SyncCtx
 from chimpbase._app.tokens import Queue, Stream
@@ -140,16 +142,19 @@ class BoundStage:
         """Refused: no job runs in a bound ctx."""
         raise UsageError(f"Job {int(job)} does not run in a bound ctx.")
 
-    def watch(self, run: str) -> NoReturn:
+    async def start_run(
+        self, definition: Workflow[Any, Any], id: str, input: str, headers: str, options: RunOptions
+    ) -> bool:
+        """Never that way: it starts with the caller's commit."""
+        del definition, id, input, headers, options
+        return False
+
+    async def run_end(self, run: str) -> NoReturn:
         """Refused: it waits for commits of others while the caller's transaction is held open."""
         raise UsageError(
             f"A bound ctx cannot wait for the result of run {run!r}: it would hold your transaction open meanwhile. "
             "Use `async with app.transaction() as ctx:` for that, or ctx.workflow.get."
         )
-
-    async def run_status(self, run: str) -> NoReturn:
-        """Refused, as `watch`."""
-        self.watch(run)
 
     def unit(self, title: str) -> NoReturn:
         """Refused: a bound ctx has one transaction."""
@@ -158,7 +163,7 @@ class BoundStage:
     def tail(
         self, stream: Stream[Any], *, after: str | None, since: datetime | None = None, run: str | None = None
     ) -> NoReturn:
-        """Refused, as `watch`."""
+        """Refused, as `run_end`."""
         raise UsageError(
             f"A bound ctx cannot follow stream {stream.name!r}: it would hold your transaction open meanwhile. Use "
             f"`app.ctx.{'stream' if run is None else 'workflow'}.tail` for that, or ctx.stream.read."

@@ -29,17 +29,21 @@ class RunOptions(TypedDict, total=False):
     attributes: Mapping[str, Any] | None
 
 
+_NAMES = frozenset(RunOptions.__annotations__)
+
+
 def read_options(options: RunOptions, **more: Any) -> tuple[timedelta | None, str]:
     """The delay, and the others as JSON text for the SQL function `start_run`; `more` goes with them.
 
     Raises:
         UsageError: an option is none, or not what it must be.
     """
-    unknown = set(options) - set(RunOptions.__annotations__)
-    if unknown:
+    if unknown := options.keys() - _NAMES:
         raise UsageError(
             f"workflow.start takes no option {min(unknown)!r}. It takes: {', '.join(RunOptions.__annotations__)}."
         )
+    if not options and not more:
+        return None, "{}"
     delay = options.get("delay")
     wait = None if delay is None else seconds(delay, subject="delay")
     chosen: dict[str, Any] = {name: value for name, value in more.items() if value is not None}

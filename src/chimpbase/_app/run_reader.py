@@ -18,7 +18,7 @@ from chimpbase._app.unit import Frame
 from chimpbase._core.durations import seconds
 from chimpbase._core.errors import AttemptTimeout, NotFound, UsageError, WorkflowFailed
 from chimpbase._core.names import check_key, check_name
-from chimpbase._core.values import RunState, RunStatus
+from chimpbase._core.values import RunState
 from chimpbase._store import run_queries
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 T = TypeVar("T")
-_FIRST_LOOK_S, _LONGEST_LOOK_S = 0.01, 0.5
 _STATES: tuple[str, ...] = get_args(RunState)
 
 
@@ -151,31 +150,17 @@ class RunReader:
         """
         id = id_of(run)
         limit_s = None if timeout is None else seconds(timeout, subject="timeout").total_seconds()
-        with self._backstage.watch(id) as ended:
-            try:
-                async with asyncio.timeout(limit_s):
-                    status = await self._ended(id, ended)
-            except TimeoutError as error:
-                raise AttemptTimeout(f"run {id!r} has not ended within {limit_s:g} s") from error
-        if status.state != "completed":
-            raise WorkflowFailed(id, status.error or status.state, state=status.state)
-        codec = self._backstage.registry.result_codec(status.workflow, status.version)
-        return codec.decode(status.output or "null", subject=f"result of run {id!r}")
-
-    async def _ended(self, id: str, ended: asyncio.Event) -> RunStatus:
-        look_s = _FIRST_LOOK_S
-        while True:
-            ended.clear()
-            status = await self._backstage.run_status(id)
-            if status is None:
-                raise NotFound("run", id)
-            if status.finished_at is not None or status.state == "blocked":
-                return status
-            try:
-                async with asyncio.timeout(look_s):
-                    await ended.wait()
-            except TimeoutError:
-                look_s = min(_LONGEST_LOOK_S, look_s * 2)
+        try:
+            async with asyncio.timeout(limit_s):
+                end = await self._backstage.run_end(id)
+        except TimeoutError as error:
+            raise AttemptTimeout(f"run {id!r} has not ended within {limit_s:g} s") from error
+        if end is None:
+            raise NotFound("run", id)
+        if end.state != "completed":
+            raise WorkflowFailed(id, end.error or end.state, state=end.state)
+        codec = self._backstage.registry.result_codec(end.workflow, end.version)
+        return codec.decode(end.output or "null", subject=f"result of run {id!r}")
 
 
 def id_of(run: str | Handle[Any]) -> str:

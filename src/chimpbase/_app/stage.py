@@ -10,15 +10,19 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from chimpbase._app.entries import Entry
 from chimpbase._app.registry import Registry
+from chimpbase._app.run_options import RunOptions
 from chimpbase._app.shared_commits import SharedCommits
 from chimpbase._app.tokens import Queue, Stream
 from chimpbase._app.unit import Frame, Unit
-from chimpbase._core.values import JobId, NewJob, QueueId, RunStatus
+from chimpbase._core.values import JobId, NewJob, QueueId, RunEnd
 from chimpbase._store.following import FollowedJob
+
+if TYPE_CHECKING:
+    from chimpbase._app.definitions import Workflow
 
 
 class Wakes(Protocol):
@@ -60,10 +64,12 @@ class Stage(Protocol):
 
     async def queue_id(self, queue: Queue[Any], frame: Frame) -> QueueId: ...
     async def enqueue(self, frame: Frame, new: NewJob, payloads: Sequence[str]) -> list[JobId]: ...
-    async def run_status(self, run: str) -> RunStatus | None: ...
+    async def start_run(
+        self, definition: Workflow[Any, Any], id: str, input: str, headers: str, options: RunOptions
+    ) -> bool: ...
+    async def run_end(self, run: str) -> RunEnd | None: ...
     async def job(self, id: JobId, frame: Frame | None) -> FollowedJob | None: ...
     async def report(self, job: JobId, attempt: int, fraction: float, note: str | None) -> None: ...
-    def watch(self, run: str) -> AbstractContextManager[asyncio.Event]: ...
     def unit(self, title: str) -> AbstractAsyncContextManager[Unit]: ...
     def tail(
         self, stream: Stream[Any], *, after: str | None, since: datetime | None = None, run: str | None = None

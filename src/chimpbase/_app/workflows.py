@@ -69,7 +69,9 @@ class WorkflowClient(RunReader):
         text = codec.encode(input, subject=subject)
         run_id = self._backstage.new_id() if id is None else check_key("run id", id)
         wait, chosen = read_options(options)
-        engine = self._backstage.engine
+        engine, alone = self._backstage.engine, wait is None and not self._frame.unit.transactional
+        if alone and await self._backstage.start_run(definition, run_id, text, self._origin.headers(), options):
+            return Handle(self, run_id)
         async with self._frame.statement() as connection:
             started = await run_commands.start(
                 connection,

@@ -223,6 +223,36 @@ class LoadedRun:
         return cls(**{name: row[name] for name in names}, steps=steps)
 
 
+class NewRun(msgspec.Struct, frozen=True, gc=False):
+    """A run about to be started, ready at once. `input`, `headers` and `attributes` are JSON texts."""
+
+    workflow: str
+    version: int
+    queue: QueueId
+    id: str
+    input: str
+    headers: str | None
+    priority: int = 0
+    key: str | None = None
+    attributes: str | None = None
+
+
+class RunEnd(msgspec.Struct, frozen=True, gc=False):
+    """What those who wait for a run need of it. `output` is JSON text, present when completed, `error` when not."""
+
+    id: str
+    workflow: str
+    version: int
+    state: RunState
+    output: str | None
+    error: str | None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing comes of it any more, at least until somebody mends it."""
+        return self.state in ("completed", "failed", "cancelled", "blocked")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
     """What anybody may ask of a run. `output` is JSON text, present when completed; `error` when it did not go well.

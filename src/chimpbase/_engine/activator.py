@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from chimpbase._core.errors import AttemptError, DatabaseError, LeaseLost, NondeterministicWorkflow
 from chimpbase._core.outcomes import DeadLetter, Snooze
 from chimpbase._core.text import name_and_message
-from chimpbase._core.values import LoadedRun, QueueId
+from chimpbase._core.values import LoadedRun, QueueId, RunEnd
 from chimpbase._engine.attempt import Attempt, Outcome
 from chimpbase._engine.journal import Surroundings
 from chimpbase._engine.ledger import RunLedger
@@ -55,7 +55,7 @@ class Code:
 
 
 class Activator:
-    """Runs activations. `on_ended` hears the id of every run that ended here."""
+    """Runs activations. `on_ended` hears of every run that ended here; of one that is blocked only the id."""
 
     def __init__(
         self,
@@ -64,13 +64,16 @@ class Activator:
         random: Callable[[], float],
         on_later: Callable[[float], None],
         on_ready: Callable[[Iterable[QueueId]], None],
-        on_ended: Callable[[str], None],
+        on_ended: Callable[[str, RunEnd | None], None],
         watch_s: float,
     ) -> None:
         self._db, self._random, self._watch_s = db, random, watch_s
         self._on_later, self._on_ready, self._on_ended = on_later, on_ready, on_ended
         self._ledger = RunLedger(db)
         self._active: dict[int, Steps] = {}
+        self._here: set[str] = set()
+        #: Runs that were started here and are about to begin, by number: there is nothing more to know of them yet.
+        self._expected: dict[int, LoadedRun] = {}
         self._watching: asyncio.Task[None] | None = None
         #: How a step waits (seconds) before its next try; a rehearsal moves the clock instead.
         self.pause: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -84,13 +87,17 @@ class Activator:
         """
         job = attempt.job
         lease = runs.Lease(attempt.process, job.id, job.attempt, int(job.payload))
-        run = await self._ledger.load(lease)
+        run = self._expected.pop(lease.run, None)
+        if run is None or lease.attempt > 1:
+            run = await self._ledger.load(lease)
         if run is None:
             return None  # ended, or not ours: the executor's own settling finds out which
         if run.version != code.version:
+            self._here.discard(run.id)
             return await self._migrate(run, lease, code)
         around = Surroundings(self._ledger, self._random, self.pause, code.hash, code.knows)
         journal = self._active[run.number] = Steps(run, lease, around)
+        self._here.add(run.id)
         self._watch()
         task = asyncio.ensure_future(_contained(code.body, journal))
         task.add_done_callback(lambda _task: journal.stirred.set())
@@ -98,11 +105,24 @@ class Activator:
             return await self._drive(attempt, journal, task)
         finally:
             self._active.pop(run.number, None)
+            self._here.discard(run.id)
             journal.close()
             await _unwind(task, journal)
 
+    def expect(self, runs: Iterable[LoadedRun]) -> None:
+        """These runs were started for slots of this process: their activations begin with what is known of them."""
+        for run in runs:
+            self._expected[run.number] = run
+            self._here.add(run.id)
+
+    def is_here(self, id: str) -> bool:
+        """Whether a run is active in this process, and so will be told of when it ends here."""
+        return id in self._here
+
     def disturb(self, number: int, *, cancel: bool, reason: str | None = None) -> None:
         """A run is to be cancelled or paused; if it is active here its code hears it now."""
+        if (expected := self._expected.pop(number, None)) is not None:
+            self._here.discard(expected.id)  # it is to read what was done to it before it began
         if (journal := self._active.get(number)) is not None:
             if cancel:
                 journal.cancel(reason)
@@ -191,7 +211,8 @@ class Activator:
         if queues is None:
             raise LeaseLost(f"run {run.id!r}: this activation lost its lease")
         attempt.settled = True
-        self._on_ended(run.id)
+        end = RunEnd(run.id, run.workflow, run.version, ending.state, ending.output, ending.error)
+        self._on_ended(run.id, end)
         if queues:
             self._on_ready(queues)
         if error is None or cancelled:
@@ -209,7 +230,7 @@ class Activator:
         async with self._db.acquire() as connection:
             await attempt.settle(connection, DeadLetter(str(fault)))
         attempt.settled = True
-        self._on_ended(run.id)
+        self._on_ended(run.id, None)
         _log.error("%s %s is blocked: %s", run.workflow, run.id, fault, extra={"data": _data(run)})
 
     async def _migrate(self, run: LoadedRun, lease: runs.Lease, code: Code) -> Outcome:

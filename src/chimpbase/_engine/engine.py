@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from chimpbase._core.errors import DatabaseError
-from chimpbase._core.values import JobId, NewJob, ProcessId, QueueId
+from chimpbase._core.values import JobId, NewJob, ProcessId, QueueId, RunEnd
 from chimpbase._engine.activator import Activator
 from chimpbase._engine.archivist import Archivist
 from chimpbase._engine.attempt import Handling
@@ -32,6 +32,7 @@ from chimpbase._engine.heart import Heart
 from chimpbase._engine.horizon import Horizon
 from chimpbase._engine.host import is_gone, this_host
 from chimpbase._engine.keepers import Lookout, Promoter, Pruner, Rescuer
+from chimpbase._engine.run_births import RunBirths
 from chimpbase._engine.scheduler import Scheduler
 from chimpbase._engine.service import Service
 from chimpbase._engine.striker import Striker
@@ -103,7 +104,7 @@ class Engine:
         self._listener: Listener | None = None
         self._services: list[Service] = []
         self._recovery: asyncio.Task[None] | None = None
-        self._ended: set[Callable[[str], None]] = set()
+        self._ended: set[Callable[[str, RunEnd | None], None]] = set()
         self.tails = Tails()
         #: Called when something may have been broadcast.
         self.on_broadcast: Callable[[], None] = _nothing
@@ -119,6 +120,7 @@ class Engine:
             on_ended=self._tell_ended,
             watch_s=pace.poll.total_seconds(),
         )
+        self.run_births = RunBirths(self.activator)
 
     # What the application tells the engine
 
@@ -178,10 +180,9 @@ class Engine:
         if self._bell is not None:
             self._bell.ring(f"{'cancel' if cancel else 'pause'}:{run}")
 
-    def watch_ended(self, callback: Callable[[str], None]) -> Callable[[], None]:
-        """Hear the id of every run that ends in this process; call the answer to stop hearing."""
+    def watch_ended(self, callback: Callable[[str, RunEnd | None], None]) -> None:
+        """Hear of every run that ends in this process, by its id."""
         self._ended.add(callback)
-        return lambda: self._ended.discard(callback)
 
     def _await_jobs(self, awaited: bool) -> None:
         """Jobs wait for others to end, somewhere: whatever ends here may make one due."""
@@ -225,7 +226,7 @@ class Engine:
             on_freed=lambda queue: self.ready([queue]),
             random=self._random,
         )
-        self._births = Births(claimer)
+        self._births, self.run_births = Births(claimer), RunBirths(self.activator, claimer)
         scheduler = Scheduler(self._db, queues=queues, on_ready=self.ready, on_later=self.later, random=self._random)
         rescuer = Rescuer(
             self._db,
@@ -388,6 +389,6 @@ class Engine:
         if self._lookout is not None:
             self._lookout.wake()
 
-    def _tell_ended(self, run: str) -> None:
-        for callback in list(self._ended):
-            callback(run)
+    def _tell_ended(self, run: str, end: RunEnd | None) -> None:
+        for callback in self._ended:
+            callback(run, end)

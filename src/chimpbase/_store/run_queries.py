@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from chimpbase._core.values import LoadedRun, RunState, RunStatus
+from chimpbase._core.values import LoadedRun, RunEnd, RunState, RunStatus
 from chimpbase._pg.connection import Record
 from chimpbase._pg.db import Queryable
 from chimpbase._pg.statements import load
@@ -29,6 +29,12 @@ async def get(connection: Queryable, *, id: str) -> RunStatus | None:
     """What a run is doing, or None."""
     row = await connection.fetch_one(*_SQL.get.bind(id=id))
     return None if row is None else _status(row)
+
+
+async def list_ends(connection: Queryable, *, ids: Sequence[str]) -> dict[str, RunEnd]:
+    """How these runs stand, by id; one that does not exist is missing."""
+    rows = await connection.fetch(*_SQL.list_ends.bind(ids=list(ids)))
+    return {row["id"]: RunEnd(*row) for row in rows}
 
 
 async def list_recent(

@@ -10,6 +10,18 @@ select run.id, run.workflow, run.version, run.state, coalesce(run.waits, '{}') a
 from chimpbase.run
 where run.id = :id;
 
+-- name: list_ends
+-- How these runs stand, for those who wait for their ends; no row for one that does not exist.
+-- Index:  run_id_key.
+select id, workflow, version, state, output, error
+from unnest(:ids::text[]) as awaited (id)
+cross join lateral (
+  select workflow, version, state, output, error
+  from chimpbase.run
+  where run.id = awaited.id
+  offset 0
+) as run;
+
 -- name: list_recent
 -- The newest runs: of one workflow or all, in one of some states or any, with these attributes, started in a time.
 select run.id, run.workflow, run.version, run.state, coalesce(run.waits, '{}') as waits, run.wake_at, run.started_at,
