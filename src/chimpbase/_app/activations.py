@@ -63,15 +63,16 @@ def impurities(registry: Registry) -> list[str]:
     ]
 
 
-def code_of(backstage: Backstage, definition: Workflow[Any, Any], attempt: Attempt | None, known: WorkflowCode) -> Code:
-    """A workflow as the engine knows it, for one activation."""
+def code_of(backstage: Backstage, definition: Workflow[Any, Any], known: WorkflowCode) -> Code:
+    """A workflow as the engine knows it."""
+    title, cause = definition.title, f"workflow:{definition.name}"
 
-    async def body(journal: Steps) -> str:
+    async def body(journal: Steps, attempt: Attempt | None) -> str:
         run = journal.run
         origin = Origin(
-            title=definition.title,
+            title=title,
             name=definition.name,
-            cause=f"workflow:{definition.name}",
+            cause=cause,
             new_trace=backstage.new_trace,
             claimed=attempt.job if attempt else None,
             queue=attempt.queue_name if attempt else "",
@@ -107,11 +108,10 @@ def code_of(backstage: Backstage, definition: Workflow[Any, Any], attempt: Attem
 
 def activation(backstage: Backstage, definition: Workflow[Any, Any]) -> Handler:
     """How an activation of a workflow's runs is handled."""
-    known = read_code(definition.function)
-    activator = backstage.engine.activator
+    activate = backstage.engine.activator.activating(code_of(backstage, definition, read_code(definition.function)))
 
     async def run(attempt: Attempt) -> Outcome:
         attempt.was_read = True  # what is wrong with a run's input is the run's failure
-        return await activator.activate(attempt, code_of(backstage, definition, attempt, known))
+        return await activate(attempt)
 
     return run

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from types import NoneType, UnionType
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin
 
@@ -72,7 +73,7 @@ class Definition:
         except UsageError as error:
             raise UsageError(f"{error} ({self.source})") from None
 
-    @property
+    @cached_property
     def is_async(self) -> bool:
         return inspect.iscoroutinefunction(inspect.unwrap(self.function))
 
@@ -81,7 +82,7 @@ class Definition:
         """`file:line` of the function."""
         return source_of(self.function)
 
-    @property
+    @cached_property
     def title(self) -> str:
         """For logs and errors: kind, name and place."""
         return f"{self.kind} {self.name!r} ({self.source})"

@@ -20,6 +20,7 @@ from chimpbase._app.workflow_code import read_code
 from chimpbase._core.errors import NondeterministicWorkflow, NotFound, NotRegistered
 from chimpbase._core.text import name_and_message
 from chimpbase._core.values import JobId, ProcessId, StepKind
+from chimpbase._engine.activator import Body
 from chimpbase._engine.journal import Surroundings
 from chimpbase._engine.steps import Steps
 from chimpbase._pg.connection import Connection
@@ -124,7 +125,7 @@ async def _replayed(backstage: Backstage, written: Journal) -> tuple[Steps, tupl
     known = read_code(definition.function)
     around = Surroundings(_Sealed(written.names), lambda: 0.0, _no_pause, known.hash, known.knows, sealed=True)
     journal = Steps(run, runs.Lease(ProcessId(0), JobId(0), 0, run.number), around)
-    code = asyncio.ensure_future(_begun(code_of(backstage, definition, None, known).body, journal))
+    code = asyncio.ensure_future(_begun(code_of(backstage, definition, known).body, journal))
     code.add_done_callback(lambda _code: journal.stirred.set())
     try:
         await journal.stirred.wait()
@@ -148,9 +149,9 @@ class _Bare:
         return ""
 
 
-async def _begun(body: Callable[[Steps], Awaitable[str]], journal: Steps) -> str:
+async def _begun(body: Body, journal: Steps) -> str:
     journal.begin()
-    return await body(journal)
+    return await body(journal, None)
 
 
 class _Sealed:

@@ -25,8 +25,7 @@ from chimpbase._core.names import check_name
 from chimpbase._core.parameters import Parameters
 from chimpbase._core.retry import Retry
 from chimpbase._engine.divergence import Arguments, arguments
-from chimpbase._engine.steps import Policy, StepBody, Steps
-from chimpbase._pg.connection import Connection
+from chimpbase._engine.steps import Policy, StepBody, Steps, Write
 
 if TYPE_CHECKING:
     from chimpbase._app.backstage import Backstage
@@ -85,8 +84,8 @@ class WfSteps:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._backstage.threads, partial(function, *args, **kwargs))  # type: ignore[arg-type]
 
-        async def body(attempt: int, write: Callable[[Connection, str], Awaitable[None]]) -> tuple[str, bool]:
-            del attempt, write  # nothing here opens a transaction that the memo could join
+        async def body(key: str, attempt: int, write: Write) -> tuple[str, bool]:
+            del key, attempt, write  # nothing here opens a transaction that the memo could join
             return codec.encode(await once(), subject=subject), False
 
         given = _loosely(args, kwargs)
@@ -111,13 +110,13 @@ class WfSteps:
             StepFailed: the block raised, now or in an earlier activation; nothing of it was committed.
         """
         check_name("step", name)
-        journal, key = self._journal, self._journal.scopes.peek(name)
+        journal = self._journal
         inside, done = asyncio.Event(), asyncio.Event()
         answers: list[Any] = []
         failure: list[BaseException] = []
         opened: list[DbClient] = []
 
-        async def body(attempt: int, write: Callable[[Connection, str], Awaitable[None]]) -> tuple[str, bool]:
+        async def body(key: str, attempt: int, write: Write) -> tuple[str, bool]:
             del attempt
             async with self._backstage.open_unit(f"wf.tx({name!r}) of run {journal.run.id!r}") as unit:
                 opened.append(Ctx(self._backstage, unit.root, self._step_origin(name, key)).db)
@@ -269,20 +268,19 @@ class WfSteps:
         return await work
 
     def _body(self, step: Step[..., R], codec: Codec[R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepBody:
-        origin = self._step_origin(step.name, self._journal.scopes.peek(step.name), title=step.title)
-        subject = f"result of step {step.name!r}"
-
-        async def body(attempt: int, write: Callable[[Connection, str], Awaitable[None]]) -> tuple[str, bool]:
-            unit = Unit(self._backstage.db, title=origin.title, transaction=step.transaction)
+        async def body(key: str, attempt: int, write: Write) -> tuple[str, bool]:
+            origin = self._step_origin(step.name, key, title=step.title)
+            unit, untouched = Unit(self._backstage.db, title=origin.title, transaction=step.transaction), False
             try:
                 ctx = Ctx(self._backstage, unit.root, origin)
                 work = invoke(self._backstage, step, ctx, args, kwargs)
                 result = await (work if step.timeout is None else _within(step.timeout, work))
-                text = codec.encode(result, subject=subject)
-                opened = unit.opened
-                await unit.commit(lambda connection: write(connection, text))
+                text = codec.encode(result, subject=f"result of step {step.name!r}")
+                untouched, opened = unit.end_untouched(), unit.opened
+                if not untouched:
+                    await unit.commit(lambda connection: write(connection, text))
             finally:
-                if not unit.committed:
+                if not (untouched or unit.committed):
                     await unit.rollback()
             return text, opened
 

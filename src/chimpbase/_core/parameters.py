@@ -24,6 +24,7 @@ from chimpbase._core.errors import PayloadError, UsageError
 REQUIRED = inspect.Parameter.empty
 Extra = Literal["ignore", "refuse"]
 
+_PLACED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -165,8 +166,11 @@ class Parameters:
         return _hoisted({"type": "object", "properties": properties, "required": required})
 
     def _bound(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        by_place = tuple(args)
+        if not kwargs and len(by_place) == len(self.items) and all(item.kind in _PLACED for item in self.items):
+            return {item.name: value for item, value in zip(self.items, by_place, strict=True)}
         try:
-            bound = self._signature.bind(*[None] * self.skip, *args, **kwargs)
+            bound = self._signature.bind(*[None] * self.skip, *by_place, **kwargs)
         except TypeError as error:
             raise UsageError(f"{self.name} ({self.where}) cannot be called like this: {error}.") from None
         return dict(bound.arguments)

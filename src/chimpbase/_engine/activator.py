@@ -27,8 +27,9 @@ from chimpbase._store import runs
 
 _log = logging.getLogger("chimpbase.workflow")
 
-#: The code of a workflow: given the journal, it answers with its result as JSON text.
-Body = Callable[[Steps], Awaitable[str]]
+#: The code of a workflow: given the journal, and the attempt that runs it if one does, it answers with its result as
+#: JSON text.
+Body = Callable[[Steps, Attempt | None], Awaitable[str]]
 
 
 class Continued(BaseException):
@@ -78,13 +79,20 @@ class Activator:
         #: How a step waits (seconds) before its next try; a rehearsal moves the clock instead.
         self.pause: Callable[[float], Awaitable[None]] = asyncio.sleep
 
-    async def activate(self, attempt: Attempt, code: Code) -> Outcome:
-        """Run one activation to its end or its next rest.
+    def activating(self, code: Code) -> Callable[[Attempt], Awaitable[Outcome]]:
+        """How activations of that code are run: each to its end or its next rest.
 
         Raises:
             LeaseLost: another process has the run; nothing of this activation counts any more.
             DatabaseError: the journal could not be read or written; the activation is tried again.
         """
+        around = Surroundings(self._ledger, self._random, self._pause, code.hash, code.knows)
+        return lambda attempt: self._activate(attempt, code, around)
+
+    async def _pause(self, wait_s: float) -> None:
+        await self.pause(wait_s)
+
+    async def _activate(self, attempt: Attempt, code: Code, around: Surroundings) -> Outcome:
         job = attempt.job
         lease = runs.Lease(attempt.process, job.id, job.attempt, int(job.payload))
         run = self._expected.pop(lease.run, None)
@@ -95,19 +103,20 @@ class Activator:
         if run.version != code.version:
             self._here.discard(run.id)
             return await self._migrate(run, lease, code)
-        around = Surroundings(self._ledger, self._random, self.pause, code.hash, code.knows)
         journal = self._active[run.number] = Steps(run, lease, around)
         self._here.add(run.id)
         self._watch()
-        task = asyncio.ensure_future(_contained(code.body, journal))
-        task.add_done_callback(lambda _task: journal.stirred.set())
+        task = asyncio.get_running_loop().create_task(_contained(code.body, journal, attempt))
+        task.add_done_callback(journal.stir)
         try:
             return await self._drive(attempt, journal, task)
         finally:
             self._active.pop(run.number, None)
             self._here.discard(run.id)
             journal.close()
-            await _unwind(task, journal)
+            journal.view = _nothing  # what it is asked of holds the journal
+            if not task.done() or journal.scopes.tasks:
+                await _unwind(task, journal)
 
     def expect(self, runs: Iterable[LoadedRun]) -> None:
         """These runs were started for slots of this process: their activations begin with what is known of them."""
@@ -215,10 +224,10 @@ class Activator:
         self._on_ended(run.id, end)
         if queues:
             self._on_ready(queues)
-        if error is None or cancelled:
-            _log.info("%s %s %s", run.workflow, run.id, ending.state, extra={"data": _data(run)})
-        else:
+        if error is not None and not cancelled:
             _log.error("%s %s failed: %s", run.workflow, run.id, failed, exc_info=error, extra={"data": _data(run)})
+        elif _log.isEnabledFor(logging.INFO):
+            _log.info("%s %s %s", run.workflow, run.id, ending.state, extra={"data": _data(run)})
         if orphans := journal.orphans():
             _log.warning(
                 "%s %s did steps that its code no longer has: %s", run.workflow, run.id, ", ".join(orphans[:10])
@@ -269,12 +278,18 @@ class Activator:
                     self.disturb(number, cancel=False)
 
 
-async def _contained(body: Body, journal: Steps) -> str:
+async def _contained(body: Body, journal: Steps, attempt: Attempt) -> str:
     journal.begin()
     try:
-        return await body(journal)
+        return await body(journal, attempt)
     except (SystemExit, GeneratorExit) as error:  # out of a task these would end the whole program
         raise AttemptError(f"{type(error).__name__} came out of the workflow") from error
+    finally:
+        journal.scopes.end()
+
+
+def _nothing() -> None:
+    return None
 
 
 async def _unwind(code: asyncio.Future[str], journal: Steps) -> None:

@@ -75,11 +75,12 @@ class Journal(Wishes):
         #: Keys asked for, in order, and among them those that the journal did not hold.
         self.met: list[str] = []
         self.new: list[str] = []
-        self.has_family = run.parent is not None or any(memo.kind == "child" for memo in run.steps.values())
+        known = run.steps.values()
+        self.has_family = run.parent is not None or (bool(known) and any(memo.kind == "child" for memo in known))
         self.view: Callable[[], str | None] = lambda: None
         self._riders: list[Awaitable[bool]] = []
-        self._left = divergence.by_scope(run.steps.values()) if run.steps else {}
-        self._seq = max((memo.seq for memo in run.steps.values()), default=0)
+        self._left = divergence.by_scope(known) if known else {}
+        self._seq = max([memo.seq for memo in known]) if known else 0
 
     # What verbs are made of
 

@@ -34,6 +34,10 @@ class Moves:
         """The database's clock, carried on by the monotonic one since the run was loaded."""
         return self.run.now + timedelta(seconds=self._loop.time() - self._loaded_at)
 
+    def stir(self, _task: object = None) -> None:
+        """Wake the driver."""
+        self.stirred.set()
+
     async def never(self) -> str:
         """Wait until this task is cancelled."""
         await self._loop.create_future()
@@ -95,7 +99,7 @@ class Moves:
 
     def _settle(self, moves: int, hops: int) -> None:
         # the run's code needs turns of the loop to go on after a verb returns, one for each task in between
-        if moves != self._moves:
+        if moves != self._moves or self.stirred.is_set():
             return
         if hops:
             self._loop.call_soon(self._settle, moves, hops - 1)

@@ -60,7 +60,8 @@ class Rests(Journal):
         super().__init__(run, lease, around)
         self._waits: list[_Wait] = []
         self._handlers: dict[str, Handler] = {}
-        updates = sorted((memo for memo in run.steps.values() if memo.kind == "update"), key=lambda memo: memo.seq)
+        updates = [memo for memo in run.steps.values() if memo.kind == "update"] if run.steps else []
+        updates.sort(key=lambda memo: memo.seq)
         self._updates = len(updates)
         self._applied: dict[str, list[StepMemo]] = {}
         for memo in updates:

@@ -8,7 +8,6 @@ first changes no key.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,54 +22,57 @@ class Scopes:
     """The scopes of one activation: how often each name was used in them, and what time it is in them."""
 
     def __init__(self, started_at: datetime) -> None:
-        self._uses: Counter[str] = Counter()
-        self._tasks: Counter[str] = Counter()
+        self._loop = asyncio.get_running_loop()
+        self._uses: dict[str, int] = {}
+        self._tasks: dict[str, int] = {}
         self._times: dict[str, datetime] = {"": started_at}
         #: Every task that used a verb, to be ended with the activation.
         self.tasks: set[asyncio.Task[object]] = set()
 
     def begin(self) -> None:
         """Make the task that calls this the root scope."""
-        _scope.set((asyncio.current_task(), ""))
+        _scope.set((asyncio.current_task(self._loop), ""))
         _shielded.set(False)
+
+    def end(self) -> None:
+        """Let go of the task that calls this: it holds its context, which would hold it until a collection."""
+        _scope.set((None, ""))
 
     def prefix(self) -> str:
         """The scope of the task that calls this; opened at its first use."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         owner, prefix = _scope.get()
         if owner is task:
             return prefix
         # the context was inherited from the task that made this one
-        self._tasks[prefix] += 1
-        return self._own(task, prefix, f"t{self._tasks[prefix]}/")
+        return self._own(task, prefix, f"t{self._next_task(prefix)}/")
 
     def name(self, name: str) -> str:
         """A name for scopes to be opened from here, such as `gather1`."""
         prefix = self.prefix()
-        self._tasks[prefix + name] += 1
-        return f"{name}{self._tasks[prefix + name]}"
+        return f"{name}{self._next_task(prefix + name)}"
 
     def adopt(self, prefix: str) -> None:
         """Make the task that calls this act in a scope of another one, which waits for it."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         _scope.set((task, prefix))
         if task is not None:
             self.tasks.add(task)
 
     def enter(self, outer: str, name: str) -> None:
         """Make the task that calls this the scope `name` inside `outer`."""
-        self._own(asyncio.current_task(), outer, f"{name}/")
+        self._own(asyncio.current_task(self._loop), outer, f"{name}/")
 
     def key(self, prefix: str, name: str) -> str:
         """The key of the next use of a name in a scope."""
         full = prefix + name
-        count = self._uses[full] = self._uses[full] + 1
+        count = self._uses[full] = self._uses.get(full, 0) + 1
         return f"{full}#{count}"
 
     def peek(self, name: str) -> str:
         """The key that the next use of a name will get."""
         full = self.prefix() + name
-        return f"{full}#{self._uses[full] + 1}"
+        return f"{full}#{self._uses.get(full, 0) + 1}"
 
     def time(self, prefix: str) -> datetime:
         """When the last verb of a scope was done."""
@@ -92,6 +94,10 @@ class Scopes:
     @property
     def shielded(self) -> bool:
         return _shielded.get()
+
+    def _next_task(self, name: str) -> int:
+        count = self._tasks[name] = self._tasks.get(name, 0) + 1
+        return count
 
     def _own(self, task: asyncio.Task[object] | None, outer: str, name: str) -> str:
         prefix = outer + name

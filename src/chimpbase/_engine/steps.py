@@ -26,9 +26,11 @@ _SHORT = timedelta(seconds=5)
 #: What the note of a failed attempt says when the run was paused for it: its attempts count anew when it is resumed.
 _PAUSED = "paused"
 
-#: Runs a step's function once. Given the attempt number and `write(connection, result)`, which a transactional step
-#: calls as the last statement of its own transaction; answers with the result and whether it was written that way.
-StepBody = Callable[[int, Callable[[Connection, str], Awaitable[None]]], Awaitable[tuple[str, bool]]]
+#: Writes a result down, on the connection of a transaction that commits it.
+Write = Callable[[Connection, str], Awaitable[None]]
+#: Runs a step's function once. Given its key, the attempt number and `write`, which a transactional step calls as the
+#: last statement of its own transaction; answers with the result and whether it was written that way.
+StepBody = Callable[[str, int, Write], Awaitable[tuple[str, bool]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Steps(Rests):
             self.scopes.passed(prefix, memo.finished_at)
             return _result(memo)
 
-        async def body(attempt: int, write: Callable[[Connection, str], Awaitable[None]]) -> tuple[str, bool]:
+        async def body(key: str, attempt: int, write: Write) -> tuple[str, bool]:
             del attempt
             return await self.around.ledger.atomically(lambda connection: act(connection, key), write), True
 
@@ -102,7 +104,9 @@ class Steps(Rests):
             attempt += 1
             self.enter()
             try:
-                outcome = await self._try(msgspec.structs.replace(blank, attempt=attempt), body, policy, forgiven)
+                # the first attempt is what nearly every step gets by with, and a blank is one
+                tried = blank if attempt == 1 else msgspec.structs.replace(blank, attempt=attempt)
+                outcome = await self._try(tried, body, policy, forgiven)
             finally:
                 self.leave()
             if isinstance(outcome, StepMemo):
@@ -120,18 +124,17 @@ class Steps(Rests):
 
     async def _try(self, memo: StepMemo, body: StepBody, policy: Policy, forgiven: int) -> StepMemo | timedelta | None:
         """One attempt: what was written, or how long to wait before the next, or None when the run pauses over it."""
-        lost = LeaseLost(f"run {self.run.id!r}, step {memo.key!r}: written by another activation")
         done = memo
 
         async def write(connection: Connection, result: str) -> None:
             nonlocal done
             done = msgspec.structs.replace(memo, result=result, finished_at=self.clock())
             if not await runs.memo(connection, [runs.Memo(self.lease, done)]):
-                raise lost
+                raise LeaseLost(f"run {self.run.id!r}, step {memo.key!r}: written by another activation")
 
         try:
             await self.flush()
-            result, written = await body(memo.attempt, write)
+            result, written = await body(memo.key, memo.attempt, write)
         except (LeaseLost, Unreachable, OutcomeUnknown) as error:
             # not the step's failure: whether it counts is in the journal, for the next activation to read
             await self.lose(error)

@@ -35,6 +35,23 @@ class Memo(msgspec.Struct, frozen=True, gc=False):
     step: StepMemo
 
 
+class _Row(msgspec.Struct, gc=False):
+    process: int
+    job: int
+    fence: int
+    run: int
+    key: str
+    seq: int
+    kind: StepKind
+    attempt: int
+    digest: int | None
+    started_at: datetime
+    finished_at: datetime
+    detail: str | None
+    result: str | None
+    error: str | None
+
+
 class Timer(msgspec.Struct, frozen=True, gc=False):
     """A timer set on the way into a suspension; `due_at` is stored as ISO 8601 in the step's result."""
 
@@ -103,22 +120,7 @@ async def load_journals(connection: Connection, leases: Sequence[Lease]) -> dict
 async def memo(connection: Connection, memos: Sequence[Memo]) -> set[tuple[int, str]]:
     """Write steps; the (run, key) of those written by this call."""
     rows = await connection.fetch(
-        *_SQL.memo.bind(
-            processes=[memo.lease.process for memo in memos],
-            jobs=[memo.lease.job for memo in memos],
-            fences=[memo.lease.attempt for memo in memos],
-            runs=[memo.lease.run for memo in memos],
-            keys=[memo.step.key for memo in memos],
-            seqs=[memo.step.seq for memo in memos],
-            kinds=[memo.step.kind for memo in memos],
-            attempts=[memo.step.attempt for memo in memos],
-            digests=[memo.step.digest for memo in memos],
-            started_ats=[memo.step.started_at for memo in memos],
-            finished_ats=[memo.step.finished_at for memo in memos],
-            details=[memo.step.detail for memo in memos],
-            results=[memo.step.result for memo in memos],
-            errors=[memo.step.error for memo in memos],
-        )
+        *_SQL.memo.bind(memos=msgspec.json.encode([_row(memo.lease, memo.step) for memo in memos]).decode())
     )
     return {(run, key) for run, key in rows}
 
@@ -276,3 +278,22 @@ async def add_reply(connection: Connection, *, id: str, run: int, result: str | 
 async def prune(connection: Queryable, *, age: timedelta, after: int, window: int) -> int | None:
     """Delete old ended runs among the next `window`; the last number looked at, or None when none is old enough."""
     return await connection.fetch_value(*_SQL.prune.bind(age=age, after=after, window=window))
+
+
+def _row(lease: Lease, step: StepMemo) -> _Row:
+    return _Row(
+        lease.process,
+        lease.job,
+        lease.attempt,
+        lease.run,
+        step.key,
+        step.seq,
+        step.kind,
+        step.attempt,
+        step.digest,
+        step.started_at,
+        step.finished_at,
+        step.detail,
+        step.result,
+        step.error,
+    )
