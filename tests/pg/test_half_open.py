@@ -236,11 +236,22 @@ async def test_a_statement_lost_inside_a_transaction_is_a_definite_failure(db: D
 
 
 async def test_a_begin_on_connections_cut_in_the_pool_is_not_noticed(db: Db, proxy: Proxy) -> None:
+    await db.execute("create table t (a int)")
     await asyncio.gather(*(db.fetch("select pg_sleep(0.02)") for _ in range(4)))
     proxy.cut()
     # No turn of the loop in between: the program cannot know yet that its connections are gone.
     async with db.transaction() as connection:
         assert await connection.fetch_value("select 1") == 1
+    proxy.cut()
+
+    async def fail() -> None:
+        async with db.transaction() as connection:
+            await connection.execute("insert into t values (1)")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    assert await db.fetch_value("select count(*) from t") == 0
 
 
 async def test_a_write_on_a_connection_the_server_took_leave_of_is_sent_on_another(
