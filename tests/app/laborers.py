@@ -7,7 +7,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from chimpbase import Cancel, Queue, Retry, SyncCtx, worker
+from chimpbase import KV, Cancel, Collection, Queue, Retry, SyncCtx, worker
 from chimpbase.errors import NotFound
 
 
@@ -18,7 +18,13 @@ class Labour:
     path: str = ""
 
 
+@dataclass
+class Report:
+    n: int
+
+
 labours = Queue("labours", Labour)
+reports, scores, strange = Collection("reports", Report), KV("scores", Report), KV("strange", Report)
 followed = Queue("followed", Labour)
 
 
@@ -46,11 +52,28 @@ def labour(ctx: SyncCtx, work: Labour) -> Cancel | None:
                 pass
         case "cancel":
             return Cancel("not wanted")
+        case "typed":
+            _keep_what_is_typed(ctx, Report(work.n))
+        case "function":
+            ctx.kv.set("function", lambda: None)
+        case "strange":
+            ctx.kv(strange).set("report", Report(work.n))
+        case "lock":
+            ctx.kv.lock("mine")
         case "on_commit":
             ctx.on_commit(lambda: None)
         case _:
             raise AssertionError(work.kind)
     return None
+
+
+def _keep_what_is_typed(ctx: SyncCtx, report: Report) -> None:
+    document = ctx.collection(reports).insert(report)
+    assert [one.value for one in ctx.collection(reports).find({"n": report.n})] == [report]
+    assert ctx.collection(reports).update(document.id, inc={"n": 1}) == 1
+    ctx.kv(scores).set("last", report)
+    assert ctx.kv(scores).get("last") == report
+    assert (ctx.kv.list(), ctx.kv("scores").list()) == ([], ["last"])
 
 
 @worker(followed)

@@ -13,7 +13,7 @@ import pytest
 
 from chimpbase import App, Ctx, SyncCtx, worker
 from chimpbase.errors import NotFound, NotRegistered, PayloadError, UsageError
-from tests.app.laborers import Labour, follow, labour, labours
+from tests.app.laborers import Labour, follow, labour, labours, reports, scores
 from tests.running import Start, history, is_idle, notes
 from tests.waiting import until
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def _run(start: Start, outside: asyncpg.Connection, *work: Labour, **overrides: object) -> None:
-    app = App("crew", register=[labour, follow])
+    app = App("crew", register=[labour, follow, reports, scores])
     async with start(app, **overrides):
         async with app.transaction() as ctx:
             await ctx.queue.enqueue_many(labours, work)
@@ -53,6 +53,21 @@ async def test_what_a_child_raises_takes_back_what_it_wrote(start: Start, outsid
     await _run(start, outside, Labour("fail", 7))
     assert await notes(outside) == []
     assert "no number with id 7" in (await _dead(outside)).lower()
+
+
+async def test_collections_and_namespaces_are_typed_in_a_child(start: Start, outside: asyncpg.Connection) -> None:
+    await _run(start, outside, Labour("typed", 4))
+    assert await history(outside, "job_dead") == []
+    assert await outside.fetchval("select body ->> 'n' from chimpbase.document") == "5"
+    assert await outside.fetchval("select value::jsonb ->> 'n' from chimpbase.kv where namespace = 'scores'") == "4"
+
+
+async def test_what_cannot_cross_to_a_child_or_back_is_refused(start: Start, outside: asyncpg.Connection) -> None:
+    await _run(start, outside, Labour("function"), Labour("lock"), Labour("strange"))
+    said = "".join(row["errors"] for row in await history(outside, "job_dead"))
+    assert "ctx.kv.set was given what cannot leave its process" in said
+    assert "a SyncLockBlock cannot leave its process" in said
+    assert "No namespace named 'strange' is registered" in said
 
 
 async def test_an_error_of_a_verb_is_raised_in_the_child(start: Start, outside: asyncpg.Connection) -> None:

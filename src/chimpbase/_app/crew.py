@@ -20,15 +20,16 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chimpbase._app.crew_member import Answer, Call, Errand, Failure, Line, storable
+from chimpbase._app.crew_member import PLACES, Answer, Call, Errand, Failure, Line, storable
 from chimpbase._app.definitions import Worker
 from chimpbase._app.invoke import in_thread
 from chimpbase._app.sync import SyncCtx
-from chimpbase._core.errors import AttemptError
+from chimpbase._core.errors import AttemptError, NotRegistered
 from chimpbase._core.values import ClaimedJob
 
 if TYPE_CHECKING:
     from chimpbase._app.ctx import Ctx
+    from chimpbase._app.registry import Registry
     from chimpbase._app.stage import Stage
 
 _FAREWELL_S = 2.0
@@ -78,7 +79,7 @@ class Member:
     def alive(self) -> bool:
         return not self._ended and self._process is not None and self._process.poll() is None
 
-    def run(self, ctx: SyncCtx, errand: Errand) -> Any:
+    def run(self, ctx: SyncCtx, errand: Errand, registry: Registry) -> Any:
         """Run a job's handler in the child and serve its ctx from here. Blocks; what the handler raises is raised.
 
         Raises:
@@ -91,7 +92,7 @@ class Member:
                 message: Line = line.recv()
                 match message:
                     case Call():
-                        line.send(_served(ctx, message))
+                        line.send(_served(ctx, message, registry))
                     case Answer(value=value):
                         return value
                     case Failure(error=error):
@@ -143,7 +144,7 @@ async def run_in_child(crew: Crew, stage: Stage, definition: Worker[Any, Any], c
     """Run a worker's function on a job in a child, which is ended when this is cancelled."""
     member = crew.hire()
     try:
-        return await in_thread(stage, member.run, ctx, (errand(definition, job),), {})
+        return await in_thread(stage, member.run, ctx, (errand(definition, job), stage.registry), {})
     except asyncio.CancelledError:
         member.end()
         raise
@@ -157,9 +158,17 @@ def errand(definition: Worker[Any, Any], job: ClaimedJob) -> Errand:
     return Errand(function.__module__, function.__code__.co_filename, function.__qualname__, job.payload, job.headers)
 
 
-def _served(ctx: SyncCtx, call: Call) -> Answer | Failure:
+def _served(ctx: SyncCtx, call: Call, registry: Registry) -> Answer | Failure:
     try:
-        found: Any = reduce(getattr, call.path, ctx)
+        start: Any = ctx
+        names = call.path
+        if call.place is not None:
+            known = registry.tokens(PLACES[names[0]])
+            if call.place.typed and call.place.name not in known:
+                # by its name alone it would hold values of any type
+                raise NotRegistered(PLACES[names[0]], call.place.name, list(known))
+            start, names = getattr(ctx, names[0])(call.place.name), names[1:]
+        found: Any = reduce(getattr, names, start)
         return Answer(storable(found(*call.args, **call.kwargs) if call.called else found))
     except Exception as error:
         return Failure.of(error)

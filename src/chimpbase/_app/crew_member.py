@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Final
 
 from chimpbase._app.definitions import Definition, OnBroadcast, Subscription, Worker
 from chimpbase._app.origin import SyncRunningJob, running
@@ -41,13 +41,25 @@ class Errand:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A collection or a namespace of keys; `typed` when it was given as its token, not by name."""
+
+    name: str
+    typed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
-    """Something the handler asks of its ctx: the names that lead to it from there, and what it is called with."""
+    """Something the handler asks of its ctx: the names that lead to it from there, and what it is called with.
+
+    In a `place` the first name leads to what has places, and the others go on from the place.
+    """
 
     path: tuple[str, ...]
     called: bool
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,8 @@ class Failure:
 
 
 Line = Errand | Call | Answer | Failure
+#: What of a ctx has places, and what their tokens are called in the registry.
+PLACES: Final[Mapping[str, str]] = {"kv": "namespace", "collection": "collection"}
 
 
 def storable(value: Any) -> Any:
@@ -102,7 +116,7 @@ class RemoteCtx:
         if name in ("job", "idempotency_key", "trace_id"):
             answer = self._ask(Call((name,), called=False, args=(), kwargs={}))
             return running(SyncRunningJob, answer, self._progress) if name == "job" else answer
-        return _Verbs(self._ask, (name,))
+        return (_Places if name in PLACES else _Verbs)(self._ask, (name,))
 
     @property
     def log(self) -> logging.Logger:
@@ -116,7 +130,11 @@ class RemoteCtx:
         self._ask(Call(("job", "progress"), called=True, args=(fraction, note), kwargs={}))
 
     def _ask(self, call: Call) -> Any:
-        self._line.send(call)
+        try:
+            self._line.send(call)  # nothing of it has gone when it cannot be pickled
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            verb = ".".join(call.path)
+            raise UsageError(f"ctx.{verb} was given what cannot leave its process: {error}") from error
         match self._line.recv():
             case Answer(value=value):
                 return value
@@ -127,16 +145,25 @@ class RemoteCtx:
 
 
 class _Verbs:
-    def __init__(self, ask: Callable[[Call], Any], path: tuple[str, ...]) -> None:
-        self._ask, self._path = ask, path
+    def __init__(self, ask: Callable[[Call], Any], path: tuple[str, ...], place: Place | None = None) -> None:
+        self._ask, self._path, self._place = ask, path, place
 
     def __getattr__(self, name: str) -> _Verbs:
         if name.startswith("_"):
             raise AttributeError(name)
-        return _Verbs(self._ask, (*self._path, name))
+        return _Verbs(self._ask, (*self._path, name), self._place)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._ask(Call(self._path, called=True, args=tuple(map(_named, args)), kwargs=kwargs))
+        args = tuple(map(_named, args))
+        kwargs = {name: _named(value) for name, value in kwargs.items()}
+        return self._ask(Call(self._path, called=True, args=args, kwargs=kwargs, place=self._place))
+
+
+class _Places(_Verbs):
+    """`ctx.kv` and `ctx.collection`: what they answer when they are called stays with the parent."""
+
+    def __call__(self, place: Token[Any] | str) -> _Verbs:
+        return _Verbs(self._ask, self._path, Place(_named(place), typed=isinstance(place, Token)))
 
 
 class _Forward(logging.Handler):

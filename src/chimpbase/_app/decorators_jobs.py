@@ -115,9 +115,9 @@ class WorkerDecorator(Keeper):
         any more, so those of a queue that wants less may stay a little longer.
 
         A plain `def` runs in a thread; with `executor="process"` in a child process, for work that keeps a processor
-        busy. Its ctx is the same there, each verb a round trip over a pipe, and commits with the job as ever. An
-        attempt that takes longer than `timeout` is ended with its child. `concurrency` is then the number of children
-        (default: that of processors).
+        busy. Its ctx is the same there, each verb a round trip over a pipe, and commits with the job as ever; only
+        `on_commit` and what opens a block, as `ctx.kv.lock`, are refused. An attempt that takes longer than `timeout`
+        is ended with its child. `concurrency` is then the number of children (default: that of processors).
 
         With `batch` the handler takes a list of payloads, as many as are there up to that number, which all end in one
         transaction. It may return an outcome for all, or a list with one or None for each. A batch that fails runs
