@@ -33,7 +33,7 @@ mutations: .venv/.dev ## plant known bugs in a copy, one at a time: the tests mu
 check: .venv/.check ## format, lint, import rules, types
 	@sh .ci/check
 
-bench: .venv/.dev ## all benchmarks, written to bench/RESULTS.md (about 25 minutes; ARGS="--only queue,state --scale 0.1")
+bench: .venv/.dev ## all benchmarks, written to bench/RESULTS.md (about 22 minutes; ARGS="--only queue,state --scale 0.1")
 	@$(PY) -m bench $(ARGS)
 
 schema: .venv/.dev ## write schema.sql from the migrations

@@ -1,8 +1,9 @@
 """All benchmarks with one command: `python -m bench`, or `make bench`.
 
-Each group has a PostgreSQL of its own (fsync on, same cores), three rounds, and raw limits measured before and after
-each round; see `bench.group`. What is lost, doubled or out of order fails the run. The raw figures go to
-bench/results/, the page to bench/RESULTS.md, its pictures to bench/plots/, and the short table into README.md.
+Each group has a PostgreSQL of its own (fsync on, same cores), up to three rounds, as many as end within
+its part of `--minutes`, and raw limits measured before and after each round; see `bench.group`. What is lost, doubled
+or out of order fails the run. The raw figures go to bench/results/, the page to bench/RESULTS.md, its pictures to
+bench/plots/, and the short table into README.md.
 """
 
 from __future__ import annotations
@@ -37,9 +38,19 @@ def main(arguments: Sequence[str] | None = None, *, keeps: bool = True, names: S
     sizes = Sizes(scale=options.scale, rounds=options.rounds if keeps else 1)
     # a log of a run is read later, in whatever width
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
-    clock = Clock(console)
-    for name in options.only:
-        result = uvloop.run(run_group(GROUPS[name], sizes, clock, options.postgres))
+    clock, failed = Clock(console), list[str]()
+    for place, name in enumerate(options.only):
+        # what a group does not need is for those after it
+        later = sum(GROUPS[one].weight for one in options.only[place:])
+        budget = max(0.0, options.minutes * 60 - clock.seconds) * GROUPS[name].weight / later
+        try:
+            result = uvloop.run(run_group(GROUPS[name], sizes, clock, options.postgres, budget_s=budget))
+        except Exception:
+            # the figures of the other groups are true nevertheless
+            console.print_exception()
+            clock.say(f"[bold]{name} failed[/]")
+            failed.append(name)
+            continue
         console.print(table(summaries_of(result)))
         if not result["quiet"]:
             console.print(f"[bold]{name}: every round was void: the machine was not quiet; read no ratio from this.[/]")
@@ -51,8 +62,8 @@ def main(arguments: Sequence[str] | None = None, *, keeps: bool = True, names: S
             write_all()
     if keeps:
         _plot(console)
-    clock.say("done")
-    return 0
+    clock.say(f"failed: {', '.join(failed)}" if failed else "done")
+    return 1 if failed else 0
 
 
 def alone(name: str) -> None:
@@ -76,7 +87,8 @@ def _options(arguments: Sequence[str] | None, names: Sequence[str]) -> argparse.
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scale", type=float, default=1.0, help="shrink what is measured, for a quick look")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="at most so many, if the time suffices (default: 3)")
+    parser.add_argument("--minutes", type=float, default=22.0, help="how long all of it may take (default: 22)")
     parser.add_argument("--only", type=_names, default=list(names), help=f"of {','.join(GROUPS)}")
     parser.add_argument("--postgres", type=Path, help="the bin directory of another PostgreSQL")
     parser.add_argument("--json", type=Path, help="also write the raw figures of the last group there")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import resource
 from collections import Counter
 from collections.abc import Sequence
@@ -269,4 +271,7 @@ async def _bare_lane(db: Db, process: ProcessId, queue: QueueId, rounds: int, ma
 
 
 def _resident() -> int:
+    # what earlier measures left free would hide what the runs take
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -1,7 +1,8 @@
 """A group of workloads that share a server and raw limits, and the rounds it is measured in.
 
 A round is: the raw limits, every part of the group, the raw limits again. When a limit drifted by more than 15 % the
-machine was not quiet and the round is void: it is repeated once, and counts no more. Deliberately absent: any
+machine was not quiet and the round is void: it is repeated once, and counts no more. The first round is always done;
+another one, or a void one anew, only when it would end within the budget of the group. Deliberately absent: any
 figure without the raw limits of its own round.
 """
 
@@ -11,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar
@@ -49,10 +51,13 @@ class Group(ABC):
     #: What a reader has to know before the table.
     words: ClassVar[str] = ""
     most_rounds: ClassVar[int] = 3
+    #: Its part of the time that all groups have, against that of the others.
+    weight: ClassVar[float] = 1.0
 
     def __init__(self, here: Stand, sizes: Sizes, console: Console) -> None:
         self.stand, self.sizes, self.console = here, sizes, console
         self.report, self.limits, self.turn = Report(), dict[str, float](), 0
+        self.deadline = inf
 
     @abstractmethod
     async def prepare(self) -> None:
@@ -65,6 +70,10 @@ class Group(ABC):
     @abstractmethod
     def parts(self) -> Sequence[Part]:
         """What a round is made of."""
+
+    def left(self) -> float:
+        """Seconds of the group's budget; below zero when it is used up."""
+        return self.deadline - perf_counter()
 
     def add(self, name: str, value: float, unit: str = "/s", **more: Any) -> None:
         """Keep a figure."""
@@ -79,12 +88,18 @@ class Round:
     before: dict[str, float]
     after: dict[str, float]
     seconds: float
+    #: Seconds by part.
+    took: dict[str, float]
     figures: list[Figure]
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
 
     @property
     def drift(self) -> float:
         return max(abs(self.after[name] / self.before[name] - 1) for name in self.before)
+
+    def seconds_of(self, parts: Sequence[Part]) -> float:
+        """What a round of these parts would have taken."""
+        return self.seconds - sum(self.took.values()) + sum(self.took.get(name, 0) for name, _ in parts)
 
     @property
     def is_void(self) -> bool:
@@ -109,28 +124,45 @@ class Clock:
     def __init__(self, console: Console) -> None:
         self.console, self.began = console, perf_counter()
 
+    @property
+    def seconds(self) -> float:
+        return perf_counter() - self.began
+
     def say(self, text: str) -> None:
         """One line."""
-        minutes, seconds = divmod(int(perf_counter() - self.began), 60)
+        minutes, seconds = divmod(int(self.seconds), 60)
         self.console.print(f"[dim]{minutes:3}:{seconds:02}[/] {text}", soft_wrap=True)
 
 
-async def run_group(kind: type[Group], sizes: Sizes, clock: Clock, postgres: Path | None) -> dict[str, Any]:
-    """Every round of a group on a server of its own; what bench/results keeps of it."""
-    began = datetime.now(UTC)
+async def run_group(
+    kind: type[Group], sizes: Sizes, clock: Clock, postgres: Path | None, *, budget_s: float = inf
+) -> dict[str, Any]:
+    """Every round of a group on a server of its own, as many as end within the budget; what bench/results keeps."""
+    began, deadline = datetime.now(UTC), perf_counter() + budget_s
     async with stand(postgres) as here:
         group = kind(here, sizes, clock.console)
-        clock.say(f"[bold]{group.name}[/]: prepare")
+        group.deadline = deadline
+        clock.say(f"[bold]{group.name}[/]: prepare; it has {budget_s:,.0f} s")
         await group.prepare()
-        rounds: list[Round] = []
-        wanted = min(sizes.rounds, kind.most_rounds)
-        for turn in range(1, wanted + 1):
-            rounds.append(await _round(group, turn, f"{group.name} {turn}/{wanted}", clock))
-            if rounds[-1].is_void:
-                clock.say(f"[bold]void: the raw limits drifted by {rounds[-1].drift:.0%}; once more[/]")
-                rounds.append(await _round(group, turn, f"{group.name} {turn}/{wanted} again", clock))
+        rounds = await _rounds(group, min(sizes.rounds, kind.most_rounds), clock)
         where = machine(here.version, SERVER)
     return _result(group, rounds, began, where)
+
+
+async def _rounds(group: Group, wanted: int, clock: Clock) -> list[Round]:
+    rounds: list[Round] = []
+    for turn in range(1, wanted + 1):
+        for again in ("", " again"):
+            group.turn = turn
+            if rounds and rounds[-1].seconds_of(group.parts()) > group.left():
+                clock.say(f"{group.name}: no time for another round, {max(0, group.left()):.0f} s are left")
+                return rounds
+            rounds.append(await _round(group, turn, f"{group.name} {turn}/{wanted}{again}", clock))
+            clock.say(f"{group.name} {turn}/{wanted}{again}: took {rounds[-1].seconds:.0f} s")
+            if not rounds[-1].is_void:
+                break
+            clock.say(f"[bold]void: the raw limits drifted by {rounds[-1].drift:.0%}[/]")
+    return rounds
 
 
 async def _round(group: Group, turn: int, label: str, clock: Clock) -> Round:
@@ -138,11 +170,13 @@ async def _round(group: Group, turn: int, label: str, clock: Clock) -> Round:
     group.report, group.turn = Report(), turn
     clock.say(f"{label}: raw limits")
     group.limits = before = await group.calibrate()
+    took: dict[str, float] = {}
     for name, part in group.parts():
         clock.say(f"{label}: {name}")
         part_began = perf_counter()
         await part()
-        clock.console.print(f"      [dim]{perf_counter() - part_began:.1f} s[/]", soft_wrap=True)
+        took[name] = perf_counter() - part_began
+        clock.console.print(f"      [dim]{took[name]:.1f} s[/]", soft_wrap=True)
     clock.say(f"{label}: raw limits again")
     after = await group.calibrate()
     report = group.report
@@ -152,7 +186,15 @@ async def _round(group: Group, turn: int, label: str, clock: Clock) -> Round:
             f"      {name}: {value:,.0f} and {other:,.0f}, {other / value - 1:+.0%}", highlight=False, soft_wrap=True
         )
     seconds = perf_counter() - began
-    return Round(turn=turn, before=before, after=after, seconds=seconds, figures=report.figures, curves=report.curves)
+    return Round(
+        turn=turn,
+        before=before,
+        after=after,
+        seconds=seconds,
+        took=took,
+        figures=report.figures,
+        curves=report.curves,
+    )
 
 
 def _result(group: Group, rounds: Sequence[Round], began: datetime, where: str) -> dict[str, Any]:

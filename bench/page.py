@@ -98,7 +98,12 @@ _OTHER_ROWS = (
         "jobs with an update of their own, exactly once",
         None,
     ),
-    ("workflows", "start to end, 50 in flight", "workflows of three durable steps, 50 at once", None),
+    (
+        "workflows",
+        "start to end, 50 in flight",
+        "workflows of three durable steps, 50 at once",
+        "start to end, 50 in flight: ",
+    ),
     ("state", "key-value set, 64 callers", "keys set, 64 callers", "key-value set, 64 callers: "),
     ("state", "key-value get, 64 callers", "keys read, 64 callers", "key-value get, 64 callers: "),
 )
@@ -120,8 +125,9 @@ def _other_row(results: Results, group: str, figure: str, title: str, peers_from
     peers, ratios = dict[str, Summary](), dict[str, Summary]()
     for name, one in by_name.items():
         if peers_from and name.startswith(peers_from):
-            peer, _, ratio = name.removeprefix(peers_from).partition(": ")
-            (ratios if ratio else peers)[peer] = one
+            peer = name.removeprefix(peers_from).partition(": ")[0]
+            if one.unit in {"/s", "times"}:
+                (ratios if one.unit == "times" else peers)[peer] = one
     return _row(title, by_name[figure], peers, ratios, group)
 
 

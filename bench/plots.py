@@ -54,12 +54,13 @@ def throughput(results: dict) -> None:
         if ours["of_limit"]:
             limit = ours["median"] / ours["of_limit"]
             panel.axvline(limit, color=LIMIT, linewidth=3, zorder=0)
-            panel.annotate("raw limit", (limit, -0.6), ha="right", va="top", color="#888888", fontsize=8)
+            panel.annotate("raw limit ", (limit, -0.4), ha="right", rotation=90, color="#888888", fontsize=8)
         for place, (name, one) in enumerate(rows):
             spread = [[one["median"] - one["low"]], [one["high"] - one["median"]]]
             panel.barh(place, one["median"], color=OURS if name == "chimpbase" else PEER, xerr=spread, ecolor="#555555")
         panel.set_yticks(range(len(rows)), [name for name, _ in rows])
-        panel.set_title(f"{kind}, jobs per second", fontsize=9, loc="left")
+        panel.set_title(kind, fontsize=9, loc="left")
+        panel.set_xlabel("jobs per second")
         panel.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
     _save(figure, "throughput.svg")
 

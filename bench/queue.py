@@ -1,6 +1,6 @@
 """The queue engine against the raw limit of the same server.
 
-    python -m bench --only queue              three rounds, written to bench/results/queue.json and the page
+    python -m bench --only queue              up to three rounds, written to bench/results/queue.json and the page
     python bench/queue.py --scale 0.2         one short round, nothing written
 
 Starts a PostgreSQL of its own (fsync on, same cores), measures the raw limits before and after, and counts every job in

@@ -33,9 +33,14 @@ REASONS = {
         "Eight interpreters share two cores with the server; where they start, that is in the figure too."
     ),
     r"^start to end, .* in flight": (
-        "Each step is a commit before the next begins, and the Python of an activation, its steps and its end is on "
-        "one core."
+        "A run is 200 microseconds of Python, so one process cannot do more than 5,000 a second whatever the server "
+        "does. At 50 the callers move in step: all of them wait for one statement, and the server waits while they go "
+        "on."
     ),
+    r"^signals, each": (
+        "A signal wakes its run, and the run is activated anew and ends: three writes, shared by who comes at one time."
+    ),
+    r"^statements beside .* sleeping runs": _NOT_QUIET,
     r"^key-value (set|get)": _NOT_QUIET,
     r"schedules due at once": (
         "Every occurrence is a row of its own beside its job, and its schedule moves on in the same commit: three "

@@ -1,6 +1,6 @@
 """Events, key-value, streams, cron and collections against the raw limits of the same server, in the same round.
 
-    python -m bench --only state              three rounds, written to bench/results/state.json and the page
+    python -m bench --only state              up to three rounds, written to bench/results/state.json and the page
     python bench/state.py --scale 0.1         one short round, nothing written
 
 What is put in is counted when it is done: an event, a key, an entry, an occurrence or a document that is lost, doubled

@@ -13,12 +13,12 @@ ROOT = HERE.parent.parent / ".bench"
 
 
 def python_of(name: str) -> str:
-    """The interpreter that has what `requirements/NAME.txt` asks for (`venv`: `requirements.txt`), made if need be.
+    """The interpreter that has what `requirements/NAME.txt` asks for, made if need be.
 
     Raises:
         EnvironmentLacking: pip could not install it.
     """
-    wanted = HERE / "requirements.txt" if name == "venv" else HERE / "requirements" / f"{name}.txt"
+    wanted = HERE / "requirements" / f"{name}.txt"
     place = ROOT / name
     stamp, digest = place / "installed", hashlib.sha256(wanted.read_bytes()).hexdigest()
     if not stamp.exists() or stamp.read_text() != digest:

@@ -22,6 +22,7 @@ from bench.workloads import bulk_rate, drain_rate, filled, noop, queue_limits, s
 from chimpbase import App
 
 _ON_REDIS = "on a Redis of its own that appends to the disk every second, so a crash may take a second of jobs"
+_PATIENCE_S = 180
 _LIMITS = {"drain": "bare loop with history", "bulk": "insert by the thousand", "single": "insert by the thousand"}
 
 
@@ -56,13 +57,13 @@ PEERS = (
     Peer(
         name="PgQueuer 1.6.0",
         program="pgqueuer_peer.py",
-        environment="venv",
+        environment="queues",
         words="asyncpg, batches of 1,000, drain mode, as in its own benchmark",
     ),
     Peer(
         name="Procrastinate 3.10.0",
         program="procrastinate_peer.py",
-        environment="venv",
+        environment="queues",
         words="concurrency 30, jobs not deleted: more or less of either was slower",
         share=0.03,
     ),
@@ -151,24 +152,14 @@ class PeersGroup(Group):
     async def _measure(self, peer: Peer) -> None:
         async with _place(peer, self.stand, self.turn) as url:
             jobs = str(max(2000, int(self.jobs * peer.share)))
-            process = await asyncio.create_subprocess_exec(
-                *self.commands[peer.name],
-                url,
-                jobs,
-                env={**os.environ, "PEERS_ROOT": str(ROOT)},
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-            out, err = await process.communicate()
-        if process.returncode:
-            # a peer that fails takes none of the other figures with it, and the page names it
-            told = err.decode().strip().splitlines()[-1:] or ["no word"]
-            self.console.print(f"      {peer.name} failed and is left out:\n{err.decode()[-2000:]}")
-            self.words += f"\n- {peer.name} failed in round {self.turn} and was left out from there on: {told[0]}."
-            del self.commands[peer.name]
-            self.rates.pop(peer.name, None)
-            return
-        self.rates[peer.name] = json.loads(out.decode().strip().splitlines()[-1])
+            try:
+                self.rates[peer.name] = await told_by(self.commands[peer.name], url, jobs)
+            except PeerFailed as failed:
+                # a peer that fails takes none of the other figures with it, and the page names it
+                self.console.print(f"      {peer.name} failed and is left out: {failed}")
+                self.words += f"\n- {peer.name} failed in round {self.turn} and was left out from there on: {failed}."
+                del self.commands[peer.name]
+                self.rates.pop(peer.name, None)
 
     async def _ratios(self) -> None:
         for kind, title in TITLES.items():
@@ -179,6 +170,35 @@ class PeersGroup(Group):
                 target = 2.0 if kind == "drain" and name.startswith("graphile") else None
                 self.add(f"{title}: {name}", theirs)
                 self.add(f"{title}: {OURS} in times of {name}", ours / theirs, "times", target=target)
+
+
+class PeerFailed(Exception):
+    """A peer's program ended without figures; its last line says why."""
+
+
+async def told_by(command: Sequence[str], *arguments: str) -> dict[str, float]:
+    """The line of JSON that a peer's program prints.
+
+    Raises:
+        PeerFailed: it failed, or took longer than three minutes.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        *arguments,
+        env={**os.environ, "PEERS_ROOT": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), _PATIENCE_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise PeerFailed(f"it was not done within {_PATIENCE_S} s") from None
+    lines = [line for line in out.decode().splitlines() if line.startswith("{")]
+    if process.returncode or not lines:
+        raise PeerFailed((err.decode().strip().splitlines() or ["no word"])[-1][:300])
+    return json.loads(lines[-1])
 
 
 @asynccontextmanager
