@@ -14,6 +14,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import asyncpg
+
 from bench.stand import Stand, until
 from chimpbase import App, Ctx, Signal, Wf, step, workflow
 from chimpbase._core.values import NewRun, ProcessId, QueueId, StepMemo
@@ -167,7 +169,19 @@ async def fill(stand: Stand, name: str, runs: int) -> None:
 
 async def drained(stand: Stand) -> None:
     """Until no run lives."""
-    await until(lambda: stand.value("select not exists (select from chimpbase.run where finished_at is null)"))
+    # one connection for all looks: to connect for each takes from what is measured
+    connection = await asyncpg.connect(stand.dsn)
+    try:
+        alive = "select not exists (select from chimpbase.run where finished_at is null)"
+        await until(lambda: connection.fetchval(alive))
+    finally:
+        await connection.close()
+
+
+async def _all_are(stand: Stand, state: str, runs: int) -> None:
+    # rarely, for each look counts them all
+    while await stand.value("select count(*) from chimpbase.run where state = $1", state) != runs:
+        await asyncio.sleep(0.5)
 
 
 async def drain(stand: Stand, runs: int) -> float:
@@ -187,7 +201,7 @@ async def sleeping(stand: Stand, runs: int) -> tuple[float, float]:
     await fill(stand, "bench.doze", runs)
     before = _resident()
     async with stand.running(App("bench", register=list(FLOWS)), log_level="error") as runtime:
-        await until(lambda: stand.value("select count(*) = $1 from chimpbase.run where state = 'sleeping'", runs))
+        await _all_are(stand, "sleeping", runs)
         ear, began = listen(runtime), perf_counter()
         await asyncio.sleep(5)
         statements, grown = ear.heard / (perf_counter() - began), _resident() - before
@@ -200,7 +214,7 @@ async def signalled(stand: Stand, runs: int, *, callers: int = 50) -> float:
     await fill(stand, "bench.wait", runs)
     app = App("bench", register=list(FLOWS))
     async with stand.running(app, log_level="error"):
-        await until(lambda: stand.value("select count(*) = $1 from chimpbase.run where state = 'waiting'", runs))
+        await _all_are(stand, "waiting", runs)
         ids = iter([run.id for run in await app.ctx.workflow.find("bench.wait", most=runs)])
 
         async def send() -> None:
