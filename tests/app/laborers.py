@@ -7,7 +7,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from chimpbase import KV, Cancel, Collection, Queue, Retry, SyncCtx, worker
+from chimpbase import KV, Cancel, Collection, Occurrence, Queue, Retry, SyncCtx, cron, subscribe, worker
 from chimpbase.errors import NotFound
 
 
@@ -23,7 +23,7 @@ class Report:
     n: int
 
 
-labours = Queue("labours", Labour)
+labours, hasty = Queue("labours", Labour), Queue("hasty", Labour)
 reports, scores, strange = Collection("reports", Report), KV("scores", Report), KV("strange", Report)
 followed = Queue("followed", Labour)
 
@@ -47,13 +47,18 @@ def labour(ctx: SyncCtx, work: Labour) -> Cancel | None:
         case "exit":
             raise SystemExit(3)
         case "hang":
-            Path(work.path).write_text(str(os.getpid()))
-            while True:
-                pass
+            _hang(work)
         case "cancel":
             return Cancel("not wanted")
         case "typed":
             _keep_what_is_typed(ctx, Report(work.n))
+        case "definitions":
+            ctx.pubsub.publish(note_done, work.n)
+            assert ctx.pubsub.replay(note_done) == 1
+            ctx.queue.pause(note_done)
+            ctx.queue.pause(tidy)
+            ctx.queue.pause(follow)
+            ctx.cron.schedule("soon", "0 0 29 2 *", to=tidy)
         case "function":
             ctx.kv.set("function", lambda: None)
         case "strange":
@@ -65,6 +70,26 @@ def labour(ctx: SyncCtx, work: Labour) -> Cancel | None:
         case _:
             raise AssertionError(work.kind)
     return None
+
+
+@worker(hasty, executor="process", timeout=1, retry=Retry(max_attempts=1))
+def hurry(ctx: SyncCtx, work: Labour) -> None:
+    _hang(work)
+
+
+def _hang(work: Labour) -> None:
+    Path(work.path).write_text(str(os.getpid()))
+    while True:
+        pass
+
+
+@subscribe("labour.done", name="note-done")
+def note_done(ctx: SyncCtx, n: int) -> None:
+    ctx.db.execute("insert into ledger values ('noted', $1)", str(n))
+
+
+@cron(name="tidy")
+def tidy(ctx: SyncCtx, due: Occurrence) -> None: ...
 
 
 def _keep_what_is_typed(ctx: SyncCtx, report: Report) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Final
 from chimpbase._app.definitions import Definition, OnBroadcast, Subscription, Worker
 from chimpbase._app.origin import SyncRunningJob, running
 from chimpbase._app.payload_reading import reader
+from chimpbase._app.queue_names import queue_name
 from chimpbase._app.tokens import Token
 from chimpbase._core.errors import AttemptError, UsageError
 from chimpbase._core.text import describe_exception
@@ -154,8 +155,8 @@ class _Verbs:
         return _Verbs(self._ask, (*self._path, name), self._place)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        args = tuple(map(_named, args))
-        kwargs = {name: _named(value) for name, value in kwargs.items()}
+        args = tuple(_named(value, self._path) for value in args)
+        kwargs = {name: _named(value, self._path) for name, value in kwargs.items()}
         return self._ask(Call(self._path, called=True, args=args, kwargs=kwargs, place=self._place))
 
 
@@ -163,7 +164,7 @@ class _Places(_Verbs):
     """`ctx.kv` and `ctx.collection`: what they answer when they are called stays with the parent."""
 
     def __call__(self, place: Token[Any] | str) -> _Verbs:
-        return _Verbs(self._ask, self._path, Place(_named(place), typed=isinstance(place, Token)))
+        return _Verbs(self._ask, self._path, Place(_named(place, self._path), typed=isinstance(place, Token)))
 
 
 class _Forward(logging.Handler):
@@ -176,13 +177,19 @@ class _Forward(logging.Handler):
         self._ask(Call(("log", "log"), called=True, args=(record.levelno, "%s", text), kwargs={}))
 
 
-def _named(value: Any) -> Any:
-    """Definitions and tokens travel by name: the parent knows them, and a function cannot be sent."""
-    if isinstance(value, Subscription | OnBroadcast):
+def _named(value: Any, path: tuple[str, ...]) -> Any:
+    """Definitions and tokens travel by name: the parent knows them, and a function cannot be sent.
+
+    By the name that the verb goes by: a subscription publishes its topic, is replayed under its own name, and its
+    deliveries are a queue.
+    """
+    if not isinstance(value, Definition | Token):
+        return value
+    if path[0] == "queue":
+        return queue_name(value)
+    if isinstance(value, Subscription | OnBroadcast) and path[-1] in ("publish", "broadcast"):
         return str(value.event.name)  # pyright: ignore[reportUnknownMemberType]
-    if isinstance(value, Definition | Token):
-        return value.name
-    return value
+    return value.name
 
 
 def main() -> None:
