@@ -15,6 +15,7 @@ from chimpbase import (
     Occurrence,
     Queue,
     Retry,
+    Signal,
     Stream,
     SyncCtx,
     Wf,
@@ -28,7 +29,7 @@ from chimpbase import (
     workflow,
 )
 
-PRIMITIVES = ("publish", "enqueue", "kv", "collection", "stream", "cron", "broadcast")
+PRIMITIVES = ("publish", "enqueue", "kv", "collection", "stream", "cron", "broadcast", "workflow", "call", "db")
 NEVER = "0 0 29 2 *"
 ONCE = Retry(max_attempts=1)
 
@@ -47,6 +48,7 @@ class Refused(Exception):
 
 
 todo, happened, rung, log = Queue("todo", str), Event("happened", str), Event("rung", str), Stream("log", str)
+woken = Signal("woken", str)
 both = ("async", "plain")
 sent = {kind: Event(f"sent.{kind}", Errand) for kind in both}
 inlined = {kind: Event(f"inlined.{kind}", Errand) for kind in both}
@@ -77,6 +79,16 @@ async def use(ctx: Any, errand: Errand) -> None:
             assert (await _got(ctx.cron.get(tag))).to == "todo"
         case "broadcast":
             await _got(ctx.pubsub.broadcast(rung, tag))
+        case "workflow":
+            started = await _got(ctx.workflow.start(rest, tag, id=f"rest.{tag}"))
+            await _got(ctx.workflow.signal(started, woken, tag))
+            run = await _got(ctx.workflow.get(started))
+            assert (run.id, run.version, run.status) == (started.id, 1, "running")
+        case "call":
+            assert await _got(ctx.call(keep_key, f"called {tag}")) == "kept"
+        case "db":
+            await _got(ctx.db.execute("insert into paper values ($1)", tag))
+            assert await _got(ctx.db.fetch_value("select count(*) from paper where tag = $1", tag)) == 1
         case _:
             raise AssertionError(errand)
     if errand.fail:
@@ -93,6 +105,9 @@ async def traces(ctx: Ctx, tag: str) -> set[str]:
         "stream": tag in [entry.payload for entry in await ctx.stream.read(log, backward=True)],
         "cron": await ctx.cron.list(prefix=tag),
         "broadcast": await ctx.kv.get(f"rung {tag}"),
+        "workflow": await ctx.kv.get(f"woken {tag}"),
+        "call": await ctx.kv.get(f"called {tag}"),
+        "db": await ctx.db.fetch("select from paper where tag = $1", tag),
     }
     return {primitive for primitive, trace in seen.items() if trace}
 
@@ -123,6 +138,28 @@ async def on_happened(ctx: Ctx, tag: str) -> None:
 @on_broadcast(rung)
 async def on_rung(ctx: Ctx, tag: str) -> None:
     await ctx.kv.set(f"rung {tag}", value=True)
+
+
+@action
+async def keep_key(ctx: Ctx, key: str) -> str:
+    await ctx.kv.set(key, value=True)
+    return "kept"
+
+
+@step
+async def wake(ctx: Ctx, tag: str) -> None:
+    await ctx.kv.set(f"woken {tag}", value=True)
+
+
+@workflow("rest", version=1)
+async def rest(wf: Wf, tag: str) -> None:
+    await wf.wait(woken)
+    await wake(wf, tag)
+
+
+@workflow("rest", version=2)
+async def rest_otherwise(wf: Wf, tag: str) -> None:
+    raise AssertionError("the first version was meant")
 
 
 @action(name="act.async")
@@ -223,7 +260,18 @@ async def walk_plainly(wf: Wf, errand: Errand) -> None:
 
 
 def everywhere() -> App:
-    handlers: list[Any] = [do, on_happened, on_rung, act, act_plainly, work, work_plainly, work_in_a_child]
+    handlers: list[Any] = [
+        keep_key,
+        rest,
+        do,
+        on_happened,
+        on_rung,
+        act,
+        act_plainly,
+        work,
+        work_plainly,
+        work_in_a_child,
+    ]
     handlers += [hear, hear_plainly, join, join_plainly, answer, answer_plainly, tick, tick_plainly]
-    handlers += [keep, keep_plainly, walk, walk_plainly]
+    handlers += [keep, keep_plainly, walk, walk_plainly, keep_key, rest, rest_otherwise]
     return App("everywhere", register=[todo, happened, rung, log, *handlers])

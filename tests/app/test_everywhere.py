@@ -29,6 +29,8 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(scope="module")
 async def t() -> AsyncIterator[Rehearsal]:
     async with rehearse(everywhere()) as t:
+        async with t.transaction() as ctx:
+            await ctx.db.execute("create table paper (tag text)")
         yield t
 
 

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chimpbase._app.crew_member import PLACES, Answer, Call, Errand, Failure, Line, storable
+from chimpbase._app.crew_member import PLACES, Answer, Call, Errand, Failure, Line, Version, storable
 from chimpbase._app.definitions import Worker
 from chimpbase._app.invoke import in_thread
 from chimpbase._app.sync import SyncCtx
@@ -169,6 +169,19 @@ def _served(ctx: SyncCtx, call: Call, registry: Registry) -> Answer | Failure:
                 raise NotRegistered(PLACES[names[0]], call.place.name, list(known))
             start, names = getattr(ctx, names[0])(call.place.name), names[1:]
         found: Any = reduce(getattr, names, start)
-        return Answer(storable(found(*call.args, **call.kwargs) if call.called else found))
+        if not call.called:
+            return Answer(storable(found))
+        args = [_known(value, registry) for value in call.args]
+        return Answer(storable(found(*args, **{name: _known(value, registry) for name, value in call.kwargs.items()})))
     except Exception as error:
         return Failure.of(error)
+
+
+def _known(value: Any, registry: Registry) -> Any:
+    if not isinstance(value, Version):
+        return value
+    known = registry.workflows.get((value.workflow, value.number))
+    if known is None:
+        names = [f"{name}@{number}" for name, number in registry.workflows]
+        raise NotRegistered("workflow", f"{value.workflow}@{value.number}", names)
+    return known

@@ -19,12 +19,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from chimpbase._app.definitions import Definition, OnBroadcast, Subscription, Worker
+from chimpbase._app.definitions import Definition, OnBroadcast, Subscription, Worker, Workflow
 from chimpbase._app.origin import SyncRunningJob, running
 from chimpbase._app.payload_reading import reader
 from chimpbase._app.queue_names import queue_name
+from chimpbase._app.run_handle import Handle, Steering
 from chimpbase._app.tokens import Token
 from chimpbase._core.errors import AttemptError, UsageError
 from chimpbase._core.text import describe_exception
@@ -47,6 +48,21 @@ class Place:
 
     name: str
     typed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A workflow: by its name alone the highest version would be meant."""
+
+    workflow: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunId:
+    """The handle of a run, on its way to the child."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +111,8 @@ def storable(value: Any) -> Any:
     """
     if isinstance(value, int) and type(value) not in (int, bool):
         value = int(value)  # a job's handle is its id there
+    if isinstance(value, Handle):
+        value = RunId(value.id)
     try:
         pickle.dumps(value)
     except Exception as error:
@@ -137,6 +155,9 @@ class RemoteCtx:
             verb = ".".join(call.path)
             raise UsageError(f"ctx.{verb} was given what cannot leave its process: {error}") from error
         match self._line.recv():
+            case Answer(value=RunId(text=id)):
+                handle: Handle[Any] = Handle(cast("Steering", _Verbs(self._ask, ("workflow",))), id)
+                return handle
             case Answer(value=value):
                 return value
             case Failure(error=error):
@@ -183,10 +204,14 @@ def _named(value: Any, path: tuple[str, ...]) -> Any:
     By the name that the verb goes by: a subscription publishes its topic, is replayed under its own name, and its
     deliveries are a queue.
     """
+    if isinstance(value, Handle):
+        return value.id
     if not isinstance(value, Definition | Token):
         return value
     if path[0] == "queue":
         return queue_name(value)
+    if isinstance(value, Workflow):
+        return Version(value.name, value.version)
     if isinstance(value, Subscription | OnBroadcast) and path[-1] in ("publish", "broadcast"):
         return str(value.event.name)  # pyright: ignore[reportUnknownMemberType]
     return value.name
