@@ -68,7 +68,12 @@ class StreamKeeper(Service):
                 days = {day.day: day.size for day in await streams.list_days(connection, stream=one.stream)}
                 for ahead in range(self._days_ahead + 1):
                     if (day := today + timedelta(days=ahead)) not in days:
-                        await streams.create_day(connection, stream=one.stream, day=day)
+                        try:
+                            await streams.create_day(connection, stream=one.stream, day=day)
+                        except DatabaseError as error:
+                            # a long transaction is at it; until the next round its entries are kept without their day
+                            self._log.warning("day %s of stream %s is not made yet: %s", day, one.stream, error)
+                            break
                 size = sum(days.values())
                 for day in sorted(day for day in days if day < today):
                     too_old = one.first is not None and day < one.first

@@ -1215,6 +1215,7 @@ $function$;
 CREATE OR REPLACE FUNCTION chimpbase.create_stream_day(stream integer, day date)
  RETURNS void
  LANGUAGE plpgsql
+ SET lock_timeout TO '1s'
 AS $function$
 declare
   shelf text := 'entry_' || stream;
@@ -1222,12 +1223,11 @@ declare
   first timestamptz := day::timestamp at time zone 'UTC';
   next timestamptz := (day + 1)::timestamp at time zone 'UTC';
 begin
-  execute format('lock table chimpbase.%I in share update exclusive mode', shelf);
+  execute format('lock table only chimpbase.%I in access exclusive mode', shelf);
   if to_regclass(format('chimpbase.%I', name)) is not null then
     return;
   end if;
   execute format('create table chimpbase.%I (like chimpbase.%I including all)', name, shelf);
-  execute format('lock table chimpbase.%I in access exclusive mode', shelf || '_default');
   execute format(
     'with late as (delete from chimpbase.%I where appended_at >= %L and appended_at < %L returning *) '
     'insert into chimpbase.%I select * from late', shelf || '_default', first, next, name);

@@ -377,8 +377,12 @@ end
 $$;
 
 -- The runtime's own: make one day of a stream's shelf; what came before it was made moves into it.
+-- Nobody may be on the way to the default partition meanwhile: an append that has chosen it, and waits for it, would find
+-- that its entry belongs elsewhere by now, and fail. So the shelf itself is locked first, where appends choose. Everybody
+-- who comes waits behind this lock, so it is not waited for long; days are made long before they are needed.
 create function chimpbase.create_stream_day(stream int, day date) returns void
 language plpgsql
+set lock_timeout = '1s'
 as $$
 declare
   shelf text := 'entry_' || stream;
@@ -386,12 +390,11 @@ declare
   first timestamptz := day::timestamp at time zone 'UTC';
   next timestamptz := (day + 1)::timestamp at time zone 'UTC';
 begin
-  execute format('lock table chimpbase.%I in share update exclusive mode', shelf);
+  execute format('lock table only chimpbase.%I in access exclusive mode', shelf);
   if to_regclass(format('chimpbase.%I', name)) is not null then
     return;
   end if;
   execute format('create table chimpbase.%I (like chimpbase.%I including all)', name, shelf);
-  execute format('lock table chimpbase.%I in access exclusive mode', shelf || '_default');
   execute format(
     'with late as (delete from chimpbase.%I where appended_at >= %L and appended_at < %L returning *) '
     'insert into chimpbase.%I select * from late', shelf || '_default', first, next, name);
