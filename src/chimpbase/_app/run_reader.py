@@ -150,9 +150,10 @@ class RunReader:
         """
         id = id_of(run)
         limit_s = None if timeout is None else seconds(timeout, subject="timeout").total_seconds()
+        waiting = self._backstage.run_end(id)  # refused here where there may be no event loop to have a timeout
         try:
             async with asyncio.timeout(limit_s):
-                end = await self._backstage.run_end(id)
+                end = await waiting
         except TimeoutError as error:
             raise AttemptTimeout(f"run {id!r} has not ended within {limit_s:g} s") from error
         if end is None:

@@ -258,6 +258,8 @@ async def test_a_bound_ctx_belongs_to_no_job_and_waits_for_no_result(
     await caller.begin()
     with pytest.raises(UsageError, match="hold your transaction open"):
         await caller.do(ctx.workflow.result, "run")
+    with pytest.raises(UsageError, match="hold your transaction open"):
+        await caller.do(ctx.workflow.result, "run", timeout=1)
     await caller.rollback()
 
 
