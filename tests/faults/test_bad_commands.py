@@ -19,7 +19,7 @@ from chimpbase.cli.help import COMMANDS
 from chimpbase.cli.program import run
 
 #: These run until they are stopped, or start something else.
-_OTHERS = {("dev",), ("start",), ("psql",), ("stream", "tail")}
+_OTHERS = {("dev",), ("start",), ("psql",), ("stream", "tail"), ("event", "tail")}
 WORDS = (
     "",
     "'; drop table canary; --",

@@ -7,7 +7,7 @@ process that made it; written down and read again it is a plain id, of which `ct
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
@@ -32,9 +32,8 @@ _ANY: Codec[Any] = codec_for(Any)
 
 
 class Operator(Protocol):
-    """Whoever made the handles: a client of queues, which acts in one transaction, or `on` another one."""
+    """A client of queues, which acts in one transaction."""
 
-    def on(self, frame: Frame) -> Operator: ...
     async def cancel(self, job: Any, *, reason: str | None = None) -> CancelAnswer: ...
     async def explain(self, job: Any) -> Explanation: ...
     async def retry(self, job: Any) -> Literal["redriven", "hurried"]: ...
@@ -45,19 +44,21 @@ class Follower:
     results are read.
     """
 
-    __slots__ = ("codec", "frame", "operator", "stage")
+    __slots__ = ("codec", "frame", "operator_in", "stage")
 
-    def __init__(self, stage: Stage, frame: Frame, operator: Operator, codec: Codec[Any] | None) -> None:
-        self.stage, self.frame, self.operator, self.codec = stage, frame, operator, codec
+    def __init__(
+        self, stage: Stage, frame: Frame, operator_in: Callable[[Frame], Operator], codec: Codec[Any] | None
+    ) -> None:
+        self.stage, self.frame, self.operator_in, self.codec = stage, frame, operator_in, codec
 
     @asynccontextmanager
     async def acting(self) -> AsyncGenerator[Operator]:
         """Who acts on the job: in the transaction that made the handle while it is open, else in one of its own."""
         if self.frame.unit.opened:
-            yield self.operator
+            yield self.operator_in(self.frame)
             return
         async with self.stage.unit(self.frame.unit.title) as unit:
-            yield self.operator.on(unit.root)
+            yield self.operator_in(unit)
 
     async def look(self, id: JobId) -> FollowedJob | None:
         """The job, as the transaction that made the handle sees it while it is open; else as it is committed."""

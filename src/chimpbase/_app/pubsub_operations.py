@@ -9,6 +9,7 @@ from chimpbase._app.stored_event import StoredEvent, stored_event
 from chimpbase._app.unit import Frame
 from chimpbase._core.errors import NotFound, UsageError, WrongState
 from chimpbase._core.names import check_name
+from chimpbase._core.numbers import check_whole
 from chimpbase._core.topics import check_pattern, regular_expression
 from chimpbase._store import events
 
@@ -43,10 +44,12 @@ class PubSubOperations:
         Their ids lie between `above` and `below`, both left out: `below` the last one of a page is the next page.
 
         Raises:
-            UsageError: that is no topic or pattern, or `limit` is not from 1 to 10000.
+            UsageError: that is no topic or pattern, `above` or `below` is no id, or `limit` is not from 1 to 10000.
         """
-        if type(limit) is not int or not 1 <= limit <= 10_000:
-            raise UsageError(f"limit must be a whole number from 1 to 10000, not {limit!r:.40}.")
+        check_whole(limit, subject="limit", minimum=1, maximum=10_000)
+        check_whole(above, subject="above", minimum=0, maximum=_HIGHEST)
+        if below is not None:
+            check_whole(below, subject="below", minimum=0, maximum=_HIGHEST)
         matcher = None if topic is None else regular_expression(check_pattern(topic))
         async with self._frame.statement() as connection:
             found = await events.list_events(

@@ -41,7 +41,7 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting, Striking
     def __init__(self, backstage: Stage, frame: Frame, origin: Origin) -> None:
         self._backstage, self._frame, self._origin = backstage, frame, origin
 
-    def on(self, frame: Frame) -> QueueClient:
+    def _in(self, frame: Frame) -> QueueClient:
         """The same in another transaction."""
         return QueueClient(self._backstage, frame, self._origin)
 
@@ -105,7 +105,7 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting, Striking
         Raises:
             UsageError: that cannot be an id.
         """
-        return handle_of(job_id(id), Follower(self._backstage, self._frame, self, None))
+        return handle_of(job_id(id), Follower(self._backstage, self._frame, self._in, None))
 
     @asynccontextmanager
     async def batch(self, *, on_done: tuple[Any, Any]) -> AsyncGenerator[Batch]:
@@ -118,25 +118,21 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting, Striking
         Raises:
             NotRegistered, PayloadError: as `enqueue`.
         """
-        batch = await self.open_batch(on_done)
-        try:
-            yield batch
-        except BaseException:
-            await self.close_batch(batch, given_up=True)
-            raise
-        await self.close_batch(batch, given_up=False)
-
-    async def open_batch(self, on_done: tuple[Any, Any]) -> Batch:
-        """The beginning of a `batch`, whose end is `close_batch`."""
         given = cast("object", on_done)
         if not isinstance(given, tuple) or len(cast("tuple[object, ...]", given)) != 2:
             raise UsageError(f"on_done is a pair of a queue and a payload, not {on_done!r:.60}.")
         queue, payload = on_done
         (done,) = await self._enqueue(queue, (payload,), {}, {"open": True})
-        return Batch(done, self._enqueue)
+        batch = Batch(done, self._enqueue)
+        try:
+            yield batch
+        except BaseException:
+            await self._close(batch, given_up=True)
+            raise
+        await self._close(batch, given_up=False)
 
-    async def close_batch(self, batch: Batch, *, given_up: bool) -> None:
-        """The end of a `batch`: no more members. If `given_up`, the job that was to follow them is taken away."""
+    async def _close(self, batch: Batch, *, given_up: bool) -> None:
+        """No more members. If `given_up`, the job that was to follow them is taken away."""
         batch.close()
         try:
             async with self._frame.statement() as connection:
@@ -179,7 +175,7 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting, Striking
             # a single job outside a transaction is told of by whoever stored it, unless it runs already
             self._frame.after_commit.append(self._wake(id, terms))
         await self._frame.unit.after_statement(self._frame)
-        follower = Follower(self._backstage, self._frame, self, getattr(queue, "results", None))
+        follower = Follower(self._backstage, self._frame, self._in, getattr(queue, "results", None))
         return [handle_of(id, follower) for id in ids]
 
     def _wake(self, queue: QueueId, terms: Terms) -> Callable[[], None]:
@@ -238,14 +234,14 @@ class SyncQueue(SyncQueueOperations, SyncDeadLetters, SyncExplaining, SyncInspec
     @contextmanager
     def batch(self, *, on_done: tuple[Any, Any]) -> Generator[SyncBatch]:
         """See `QueueClient.batch`."""
-        client = self._client()
-        batch = self._wait(client.open_batch(on_done))
+        block = self._client().batch(on_done=on_done)
+        batch = self._wait(block.__aenter__())
         try:
             yield SyncBatch(batch, self._wait)
-        except BaseException:
-            self._wait(client.close_batch(batch, given_up=True))
+        except BaseException as error:
+            self._wait(block.__aexit__(type(error), error, error.__traceback__))
             raise
-        self._wait(client.close_batch(batch, given_up=False))
+        self._wait(block.__aexit__(None, None, None))
 
     def get(self, id: int) -> JobStatus:
         """See `QueueClient.get`."""

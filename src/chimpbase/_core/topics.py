@@ -28,6 +28,8 @@ def check_pattern(topic: str) -> str:
 
     Raises: UsageError.
     """
+    if not isinstance(cast(object, topic), str):
+        check_name("event", topic)
     words = topic.split(".")
     if any(word != "*" and is_pattern(word) for word in words[:-1]) or (
         is_pattern(words[-1]) and words[-1] not in {"*", "#"}
