@@ -113,7 +113,9 @@ class Journal(Wishes):
 
     def rider(self, memo: StepMemo) -> None:
         """Write a row together with the next one, and wait for neither."""
-        self._riders.append(self.around.ledger.memo(runs.Memo(self.lease, memo)))
+        row = asyncio.ensure_future(self.around.ledger.memo(runs.Memo(self.lease, memo)))
+        row.add_done_callback(_heard)
+        self._riders.append(row)
 
     async def write(self, memo: StepMemo) -> None:
         """Write a row; returns only when it is committed, by this activation."""
@@ -193,3 +195,9 @@ class Journal(Wishes):
         fault = divergence.added(key, given, left, same_code=same, knows=self.around.knows, knew=knew)
         if fault is not None:
             await self.lose(fault)
+
+
+def _heard(row: asyncio.Future[bool]) -> None:
+    """An activation that ends before it flushes leaves nobody to be told; the next one finds the row, or does not."""
+    if not row.cancelled():
+        row.exception()
