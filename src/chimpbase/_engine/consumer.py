@@ -135,7 +135,13 @@ class Consumer(Service):
             task.cancel()
 
     async def _run(self, batch: Batch) -> None:
-        await self.run(batch)
+        try:
+            await self.run(batch)
+        except (LeaseLost, DatabaseError) as error:
+            # its end could not be written: it was redriven or rewound meanwhile, or the next look takes it again
+            text = name_and_message(error, limit_bytes=2000)
+            self._log.warning("%s/%s: %s", self._consuming.name, batch.lease.slot, text)
+            self.wake_in(1.0)
 
     def _ended(self, slot: int) -> None:
         self._running.pop(slot, None)
