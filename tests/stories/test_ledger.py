@@ -31,9 +31,9 @@ async def test_every_effect_exactly_once_while_processes_are_killed(
         first = await fleet.start()
         # a job that is in the wrong place three times by chance is not what this is about
         await outside.execute("update chimpbase.queue set max_crashes = 50")
-        killed = asyncio.Semaphore(0)
-        producer = asyncio.create_task(produce(dsn, killed))
-        await kill_while_working(fleet, first, dice, killed)
+        wanted = asyncio.Semaphore(0)
+        producer = asyncio.create_task(produce(dsn, wanted))
+        await kill_while_working(fleet, first, dice, wanted, outside)
         await producer
         await fleet.start()
         await until(lambda: is_idle(outside), deadline_s=30)
@@ -46,7 +46,7 @@ async def test_every_effect_exactly_once_while_processes_are_killed(
     assert await outside.fetchval("select count(*) from pg_prepared_xacts") == 0
 
 
-async def produce(dsn: str, killed: asyncio.Semaphore) -> None:
+async def produce(dsn: str, wanted: asyncio.Semaphore) -> None:
     """Enqueue in many small transactions, some of which are taken back; never far ahead of those who kill."""
     connection = await asyncpg.connect(dsn)
     try:
@@ -61,24 +61,27 @@ async def produce(dsn: str, killed: asyncio.Semaphore) -> None:
             await taken_back.start()
             await connection.execute("select chimpbase.enqueue('transfer', to_jsonb(-1))")
             await taken_back.rollback()
-            if (n + 10) % (JOBS // KILLS) == 0:
-                await killed.acquire()
+            if n % (JOBS // KILLS) == 0:
+                await wanted.acquire()
     finally:
         await connection.close()
 
 
-async def kill_while_working(fleet: Fleet, first: object, dice: random.Random, killed: asyncio.Semaphore) -> None:
-    """Keep two to three processes running, and kill one of them every 0.3 s."""
+async def kill_while_working(
+    fleet: Fleet, first: object, dice: random.Random, wanted: asyncio.Semaphore, outside: asyncpg.Connection
+) -> None:
+    """Keep two to three processes running, and kill one of them as soon as jobs run that were made meanwhile."""
     assert first in fleet.members
     for kills in range(KILLS):
         alive = [member for member in fleet.members if member.alive]
         if len(alive) < 3:
             # every second one pretends to be on another machine, so that its jobs come back by the lease alone
             await fleet.start(host="elsewhere" if kills % 2 else None)
-        await passing(0.3)
+        wanted.release()
+        await until(lambda: the_value(outside, "select exists (select from chimpbase.job where process is not null)"))
+        await passing(dice.uniform(0, 0.05))
         victim = dice.choice([member for member in fleet.members if member.alive])
         await victim.kill()
-        killed.release()
 
 
 async def test_every_effect_exactly_once_while_backends_are_terminated(
