@@ -17,6 +17,7 @@ from chimpbase._app.origin import Origin
 from chimpbase._core.topics import matches, regular_expression
 from chimpbase._engine.broadcasts import BroadcastKeeper, Hearing, Receiver
 from chimpbase._pg.db import Db
+from chimpbase._pg.losses import through_losses
 from chimpbase._store.broadcasts import Broadcast
 
 
@@ -31,7 +32,7 @@ async def hear(stage: Backstage, db: Db, rooms: AsyncExitStack, *, poll_s: float
     if not found:
         return
     receiver = Receiver(db, found, poll_s=poll_s, random=random)
-    await receiver.begin()
+    await through_losses(receiver.begin, what="listening to broadcasts", random=random)
     # also where none works queues, who would see to it
     keeper = BroadcastKeeper(db, random=random)
     for service in (receiver, keeper):

@@ -11,13 +11,13 @@ import os
 import random
 import time
 import uuid
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from chimpbase._app.activations import impurities, migrating
 from chimpbase._app.backstage import Backstage
@@ -48,10 +48,9 @@ from chimpbase._pg.db import Db
 from chimpbase._pg.dsn import effective_dsn, redact
 from chimpbase._pg.embedded import EmbeddedServer
 from chimpbase._pg.listener import Listener
+from chimpbase._pg.losses import through_losses
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
+T = TypeVar("T")
 _log = logging.getLogger("chimpbase.runtime")
 _LOOK_S = 2.0
 _LANES = 6
@@ -218,18 +217,15 @@ class Runtime:
         """
         assert self._lanes is not None
         # not on the handlers' connections: that they are all busy does not make the process unfit
-        lanes, settings = self._lanes, self.settings
-        await bring_up_to_date(lanes, project=self.project, settings=settings, random=self._random, apply=False)
+        await self._bring_up_to_date(self._lanes, apply=False)
 
     # Starting
 
     async def _start(self) -> None:
         check_upcasts(self.app.registry)
         dsn, server = await self._find_database()
-        self._db = await self._open(dsn, size=self.settings.pool_size, role="app", session=_HANDLERS, json=True)
-        applied = await bring_up_to_date(
-            self._db, project=self.project, settings=self.settings, random=self._random, apply=True
-        )
+        db = self._db = await self._open(dsn, size=self.settings.pool_size, role="app", session=_HANDLERS, json=True)
+        applied = await self._surely("updating the schema", lambda: self._bring_up_to_date(db, apply=True))
         number = self._db.server_version
         self._database = Database(
             url=redact(dsn),
@@ -241,9 +237,10 @@ class Runtime:
         engine = await self._build_engine(dsn)
         self._backstage = self._build_backstage(self._db, engine)
         definitions = self.app.registry.queued()
-        ids = await declare(self._db, self.app.registry)
+        ids = await self._surely("declaring the app's names", lambda: declare(db, self.app.registry))
         self._backstage.learn_queues(ids)
-        await create_all(self._lanes or self._db, self.app.registry.tokens("collection").values())
+        collections = self.app.registry.tokens("collection").values()
+        await self._surely("making indexes", lambda: create_all(self._lanes or db, collections))
         await self._start_hearing(engine)
         if self.workers:
             concurrency = self.settings.concurrency
@@ -253,7 +250,7 @@ class Runtime:
             ]
             handlings += migrating(self._backstage, ids)
             self._rooms.push_async_callback(self._stop_engine, engine)
-            await engine.start(handlings, await self._consumings())
+            await engine.start(handlings, await self._surely("declaring consumers", self._consumings))
             await self._look_at_payloads(self._db)
         for warning in impurities(self.app.registry):
             _log.warning("%s", warning)
@@ -261,6 +258,15 @@ class Runtime:
             _log.warning("%s is defined but not registered; add it to App(register=[...])", lost.title)
         if self.http:
             await self._start_edge("http")
+
+    async def _bring_up_to_date(self, db: Db, *, apply: bool) -> list[str]:
+        return await bring_up_to_date(
+            db, project=self.project, settings=self.settings, random=self._random, apply=apply
+        )
+
+    async def _surely(self, what: str, stage: Callable[[], Awaitable[T]]) -> T:
+        """A stage of the start, which a lost connection does not end."""
+        return await through_losses(stage, what=what, random=self._random.random)
 
     async def _start_hearing(self, engine: Engine) -> None:
         """Hear what other processes say, also in one that works no queues."""
@@ -300,15 +306,19 @@ class Runtime:
         return server.dsn, server
 
     async def _open(self, dsn: str, *, size: int, role: str, session: Mapping[str, str], json: bool = False) -> Db:
-        db = await Db.open(
-            dsn,
-            size=size,
-            budget=self.settings.statement_budget,
-            session=session,
-            application_name=f"chimpbase {self.app.name} {role}",
-            json=json,
-            random=random.Random(),
-        )
+        def open_db() -> Awaitable[Db]:
+            return Db.open(
+                dsn,
+                size=size,
+                budget=self.settings.statement_budget,
+                session=session,
+                application_name=f"chimpbase {self.app.name} {role}",
+                json=json,
+                random=random.Random(),
+            )
+
+        dice, first = self._random.random, self._db is None  # only the first one of all tells a wrong address
+        db = await through_losses(open_db, what="connecting", random=dice, unless_unanswered=first)
         self._rooms.push_async_callback(db.close, grace=timedelta(seconds=1))
         return db
 

@@ -41,6 +41,7 @@ from chimpbase._engine.tails import Tails
 from chimpbase._pg.bell import Bell
 from chimpbase._pg.db import Db
 from chimpbase._pg.listener import Listener
+from chimpbase._pg.losses import through_losses
 from chimpbase._store import processes
 
 CHANNEL = "chimpbase"
@@ -207,7 +208,7 @@ class Engine:
     async def start(self, handlings: Sequence[Handling], consumers: Sequence[Consuming] = ()) -> None:
         """Begin to work these queues."""
         queues = [handling.queue for handling in handlings]
-        await self._join(queues)
+        await through_losses(lambda: self._join(queues), what="joining", random=self._random)
         executor = Executor(self._finisher, random=self._random, on_later=self.later)
         poll_s, lease_s = self._pace.poll.total_seconds(), self._pace.lease.total_seconds()
         self._claimer = claimer = Claimer(
@@ -283,7 +284,7 @@ class Engine:
         horizon = Horizon(self._db, age=timedelta(minutes=1), every_s=60, random=self._random)
         archivist = Archivist(self._db, age=self._pace.run_retention, every_s=600, random=self._random)
         # the day's history must be there before any job ends: one that ends while it is attached is refused by it
-        await pruner.tick()
+        await through_losses(pruner.tick, what="making days", random=self._random)
         days = StreamKeeper(self._db, days_ahead=3, every_s=600, random=self._random)
         events = EventKeeper(self._db, age=self._pace.event_retention, every_s=600, random=self._random)
         broadcasts = BroadcastKeeper(self._db, random=self._random)
