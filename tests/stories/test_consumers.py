@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -127,6 +129,27 @@ async def test_an_entry_can_stop_its_consumer_instead_until_it_is_resumed(
     async with start(app):
         await app.ctx.stream.resume("keeper")
         await until(lambda: has(outside, 5))
+
+
+async def test_the_end_of_a_batch_that_cannot_be_written_is_logged_and_tried_again(
+    start: Start, outside: asyncpg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    app = reader(bad=(3,))
+    async with start(app):
+        await outside.execute("alter table chimpbase.consumer_dead add constraint picky check (payload <> '3')")
+        await app.ctx.stream.append_many(audit, range(5))
+        await until(lambda: "keeper/0: CheckViolation" in caplog.text)
+        # it is not run again as fast as it fails
+        await until(lambda: outside.fetchval("select retry_at > clock_timestamp() from chimpbase.consumer_slot"))
+        assert await notes(outside) == ["0", "1", "2"]
+        await outside.execute("alter table chimpbase.consumer_dead drop constraint picky")
+        await until(lambda: has(outside, 4))
+        assert await _count(app, 1)
+    gc.collect()
+    assert complaints == []
+    assert "Failing row" not in caplog.text
 
 
 async def test_an_entry_of_another_type_is_a_dead_letter(start: Start, outside: asyncpg.Connection) -> None:

@@ -30,6 +30,7 @@ from chimpbase._store import consumers
 from chimpbase._store.consumers import Lease
 
 _FREE_ATTEMPTS_AGAIN = timedelta(seconds=0.2)
+_END_AGAIN = timedelta(seconds=1)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -138,10 +139,11 @@ class Consumer(Service):
         try:
             await self.run(batch)
         except (LeaseLost, DatabaseError) as error:
-            # its end could not be written: it was redriven or rewound meanwhile, or the next look takes it again
+            # its end could not be written: it was redriven or rewound meanwhile, or what it would write is refused
             text = name_and_message(error, limit_bytes=2000)
             self._log.warning("%s/%s: %s", self._consuming.name, batch.lease.slot, text)
-            self.wake_in(1.0)
+            await self._put_off(batch, _END_AGAIN, charged=True, error=text)
+            self.wake_in(_END_AGAIN.total_seconds() + 0.001)
 
     def _ended(self, slot: int) -> None:
         self._running.pop(slot, None)
