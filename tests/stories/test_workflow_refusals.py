@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -206,3 +208,56 @@ async def test_a_lazy_step_is_not_waited_for_and_done_again_when_its_row_was_los
     assert (len(looks), len(deaths), await notes(outside)) == (3, 1, ["7"])
     rows = await outside.fetch("select key, result from chimpbase.step order by seq")
     assert [tuple(row) for row in rows] == [("look#1", "2"), ("write#1", "7"), ("look#2", "3")]
+
+
+async def test_a_lazy_step_that_is_slow_to_be_written_is_not_remembered_in_the_next_round(
+    start: Start, outside: asyncpg.Connection
+) -> None:
+    app, looks = App("round"), list[int]()
+
+    @step(durable="lazy")
+    async def look(ctx: Ctx) -> int:
+        looks.append(1)
+        return len(looks)
+
+    @app.workflow("flow")
+    async def flow(wf: Wf, round: int) -> int:
+        seen = await look(wf)
+        if round == 1:
+            await wf.continue_as(2)
+        await wf.sleep(0.3)
+        return seen
+
+    async with start(app):
+        await outside.execute("""
+            create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(0.2); return new; end';
+            create trigger slow before insert on chimpbase.step for each row execute function slow();
+        """)
+        await app.ctx.workflow.start(flow, 1, id="a")
+        assert await app.ctx.workflow.result("a", timeout=10) == 2
+
+
+async def test_lost_rows_that_nobody_waits_for_are_no_complaint_of_the_event_loop(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    # what is logged with its traceback holds the rows, and no row complains while it is held
+    caplog.set_level("CRITICAL", logger="chimpbase")
+    complaints: list[dict[str, Any]] = []
+    app, begun = App("patched"), list[int]()
+
+    @app.workflow("flow")
+    async def flow(wf: Wf) -> list[bool]:
+        begun.append(1)
+        return [wf.patched("a"), wf.patched("b")]
+
+    def die(sql: str) -> None:
+        if "runs.memo" in sql and len(begun) == 1:
+            raise ConnectionResetError("gone")
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    async with start(app) as runtime:
+        listen_to_engine(runtime, Ear(before=die))
+        await app.ctx.workflow.start(flow, id="a")
+        assert await app.ctx.workflow.result("a", timeout=10) == [True, True]
+    gc.collect()
+    assert (len(begun), complaints) == (2, [])

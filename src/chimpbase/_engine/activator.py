@@ -199,6 +199,8 @@ class Activator:
         run = journal.run
         error = asyncio.CancelledError("the workflow cancelled itself") if code.cancelled() else code.exception()
         if isinstance(error, Continued):
+            # a row that is still on its way would be written into the journal that is to be empty
+            await journal.flush()
             if not await self._ledger.continue_as(journal.lease, input=error.input, view=journal.view()):
                 raise LeaseLost(f"run {run.id!r}: this activation lost its lease")
             attempt.settled = True
