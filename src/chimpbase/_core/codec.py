@@ -39,6 +39,8 @@ _ONE_DIGIT = bytes(ord("0") if chr(code).isdecimal() and code < 128 else code fo
 _LONG_RUN = b"0" * 19
 _EXPONENT = b"0e0"
 _WHERE = re.compile(r"(.*) - at `(.*)`", re.DOTALL)
+#: What goes on with the value itself, which may be a secret.
+_QUOTING = re.compile(r"Invalid (?:enum )?value(?= )")
 
 
 class Codec(Generic[T]):
@@ -99,7 +101,7 @@ class Codec(Generic[T]):
         except PayloadError:
             raise
         except Exception as error:
-            raise _translated(error, subject=subject) from error
+            raise _translated(error, subject=subject) from _cause(error)
         return value
 
     def convert(self, value: Any, *, subject: str, lax: bool = False) -> T:
@@ -234,12 +236,20 @@ def _translated(error: Exception, *, subject: str) -> PayloadError:
     return PayloadError(f"was refused by its type: {type(error).__name__}: {_safely(error)}", subject=subject)
 
 
+def _cause(error: Exception) -> BaseException | None:
+    """What to show as the cause of ours: not the error of a library, which quotes the value, but what led to it."""
+    foreign = isinstance(error, msgspec.ValidationError) or type(error).__module__.startswith("pydantic")
+    return error.__cause__ if foreign else error
+
+
 def _from_msgspec(message: str, *, subject: str) -> PayloadError:
     # the message may quote what a __post_init__ said, at any length
     match = _WHERE.fullmatch(message := scrub(message, limit_bytes=2000))
-    if not match:
-        return PayloadError(message, subject=subject)
-    reason, path = match.groups()
+    reason, path = match.groups() if match else (message, None)
+    if quoting := _QUOTING.match(reason):
+        reason = quoting[0]
+    if path is None:
+        return PayloadError(reason, subject=subject)
     if path.startswith("key` in `"):
         return PayloadError(f"{reason} (in a key)", path=path.removeprefix("key` in `"), subject=subject)
     return PayloadError(reason, path=path, subject=subject)

@@ -114,6 +114,7 @@ class ConfigError(ChimpbaseError):
 class DatabaseError(ChimpbaseError):
     """The database refused a statement or could not be reached; `__cause__` is the driver's own error.
 
+    Neither text repeats a value that was given or stored: it may be a secret, and both are in every traceback.
     `sqlstate` is PostgreSQL's five characters, or None when the server never answered. `transient` tells that the same
     work may succeed when it is tried again in a new transaction.
     """

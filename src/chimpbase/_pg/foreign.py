@@ -98,7 +98,7 @@ class Foreign:
         except ChimpbaseError:
             raise
         except Exception as error:
-            failure, cause = understand(error, statement=lexer.label(sql))
+            failure, cause = understand(error, statement=lexer.label(sql), given=args)
             raise failure from cause
 
     async def _rows(self, answer: Answer) -> list[Row]:

@@ -6,27 +6,27 @@ is imported. A library's error is followed to the driver's that it wraps, since 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import asyncpg
 
 from chimpbase._core.errors import ChimpbaseError, QueryError, Unreachable, UsageError
-from chimpbase._pg.translate import as_said, refusal, translate
+from chimpbase._pg.translate import as_said, hush, refusal, translate
 
 _LIBRARIES: Final = frozenset({"sqlalchemy", "django"})
 
 
-def understand(error: Exception, *, statement: str) -> tuple[ChimpbaseError, Exception]:
-    """What `error`, met while `statement` ran, means to us, and the driver's own error to be its cause."""
+def understand(error: Exception, *, statement: str, given: Sequence[object] = ()) -> tuple[ChimpbaseError, Exception]:
+    """What `error`, met while `statement` ran, means to us, and the driver's own error, hushed, to be its cause."""
     chain = list(_followed(error))
     for link in reversed(chain):
         if isinstance(link, ChimpbaseError):
             return link, link
         if isinstance(link, asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError):
-            return translate(link, statement=statement), link
+            return translate(link, statement=statement, given=given), link
         if state := _state(link):
-            return _refused(link, state, statement), link
+            return _refused(link, state, statement, given), link
     return _from_client(chain[-1], statement), chain[-1]
 
 
@@ -43,29 +43,30 @@ def _state(error: Exception) -> str | None:
     return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
 
 
-def _refused(error: Exception, state: str, statement: str) -> ChimpbaseError:
+def _refused(error: Exception, state: str, statement: str, given: Sequence[object]) -> ChimpbaseError:
     diagnosis: Any = getattr(error, "diag", None)
 
     def field(name: str) -> str | None:
         return getattr(diagnosis, name, None)
 
-    return refusal(
-        as_said(
-            state=state,
-            message=field("message_primary") or str(error),
-            detail=field("message_detail"),
-            hint=field("message_hint"),
-            constraint=field("constraint_name"),
-            table=field("table_name"),
-        ),
-        statement,
+    said = as_said(
+        state=state,
+        message=field("message_primary") or str(error),
+        detail=field("message_detail"),
+        hint=field("message_hint"),
+        constraint=field("constraint_name"),
+        table=field("table_name"),
+        given=given,
     )
+    hush(error, said.text)
+    return refusal(said, statement)
 
 
 def _from_client(error: Exception, statement: str) -> ChimpbaseError:
     """An error that no server sent."""
     names = {cls.__name__ for cls in type(error).__mro__}
-    text = str(error).strip().rstrip(".") or type(error).__name__
+    # a library goes on with the statement and its parameters
+    text = str(error).partition("\n[SQL:")[0].strip().rstrip(".") or type(error).__name__
     if "OperationalError" in names or ("InterfaceError" in names and "closed" in text):
         return Unreachable(f"{statement} found no connection to PostgreSQL: {text}.", sqlstate="08006")
     library = type(error).__module__.partition(".")[0]

@@ -121,7 +121,7 @@ class Session(Turns):
             else:
                 answer = await self._run_hooked(self._hook, call, sql, args)
         except BaseException as error:
-            failure = self._failed(error, sql)
+            failure = self._failed(error, sql, args)
             if failure is error:
                 raise
             raise failure from error
@@ -172,7 +172,7 @@ class Session(Turns):
             self._foreign = error
             raise
 
-    def _failed(self, error: BaseException, sql: str) -> BaseException:
+    def _failed(self, error: BaseException, sql: str, args: tuple[object, ...]) -> BaseException:
         """What to raise for `error`; settles what became of the connection and of its transaction."""
         if not isinstance(error, Exception):
             self.terminate()
@@ -190,7 +190,8 @@ class Session(Turns):
             self.terminate()
             failure = translate(error, statement=statement)
         else:
-            failure = translate(error, statement=statement)
+            # the driver's error says less from here on; whoever needs its own words has asked before
+            failure = translate(error, statement=statement, given=args)
             # A value that the driver refused never reached the server and leaves the transaction as it was.
             if severity(error) and self._in_transaction() and isinstance(failure, DatabaseError):
                 self.failure = failure

@@ -1,14 +1,15 @@
 """Translate: the driver's and the server's errors into those of `_core/errors.py`.
 
 Invariant: no other exception of the driver leaves this room, and each of ours keeps it as `__cause__`, with the
-server's message, detail and hint in the text. One table says what an SQLSTATE means: the five characters first, then
-the class of two. Deliberately absent: any decision about retrying, which belongs to whoever knows the work.
+server's message, detail and hint in the text. Neither text repeats a value, for both are in every traceback. One table
+says what an SQLSTATE means: the five characters first, then the class of two. Deliberately absent: any decision about
+retrying, which belongs to whoever knows the work.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -98,7 +99,8 @@ _SETTINGS: Final = frozenset({"28000", "28P01", "3D000", "0P000", "22023", "4270
 POOLER_STATES: Final = frozenset({"26000", "42P05"})
 
 _ARGUMENT: Final = re.compile(r"(?:invalid input for query|query) argument (?P<place>\$\d+)")
-_KEY_VALUES: Final = re.compile(r"(?P<key>\bKey \(.*?\))=\(.*\)", re.DOTALL)
+_KEY_VALUES: Final = re.compile(r"(?P<key>\b(?:Key|contains) \(.*?\)) ?= ?\(.*\)", re.DOTALL)
+_NAMED_VALUE: Final = re.compile(r'\b(?P<what>value|unit|time zone|name) ".*"', re.DOTALL)
 _EXPECTED: Final = re.compile(r"\((?P<expected>(?:expected|a |an |value out of|'[^']*' object)[^()]*)\)\s*$")
 
 
@@ -107,8 +109,11 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, DatabaseError) and error.transient
 
 
-def translate(error: Exception, *, statement: str = "The statement") -> ChimpbaseError:
-    """What `error`, met while `statement` ran, means to us. The caller raises it `from error`."""
+def translate(error: Exception, *, statement: str = "The statement", given: Sequence[object] = ()) -> ChimpbaseError:
+    """What `error`, met while `statement` ran with the values `given`, means to us; `error` is hushed.
+
+    The caller raises it `from error`.
+    """
     match error:
         case ChimpbaseError():
             return error
@@ -120,7 +125,9 @@ def translate(error: Exception, *, statement: str = "The statement") -> Chimpbas
         case _ if was_not_sent(error):
             return Unreachable(f"{statement} was not sent, because its connection had ended before.")
         case asyncpg.PostgresError() if severity(error):
-            return refusal(_said(error), statement)
+            said = _said(error, given)
+            hush(error, said.text)
+            return refusal(said, statement)
         case asyncpg.PostgresConnectionError():
             return lost(error, statement=statement)
         case asyncpg.PostgresError() | asyncpg.InterfaceError():
@@ -191,13 +198,23 @@ class Said:
 
 
 def as_said(
-    *, state: str, message: str, detail: str | None, hint: str | None, constraint: str | None, table: str | None
+    *,
+    state: str,
+    message: str,
+    detail: str | None,
+    hint: str | None,
+    constraint: str | None,
+    table: str | None,
+    given: Sequence[object] = (),
 ) -> Said:
-    """The fields of an error message of the server, put together."""
-    if state == "22P02":  # invalid input syntax for type json: "...", and what follows quotes it as well
-        message, detail = message.partition(': "')[0], None
+    """The fields of an error message of the server, put together; `given` are the values that it may quote."""
+    told = _without_quotes(detail, state) if detail else None
     # Some drivers append a page about poolers to some hints.
-    parts = [message, without_values(detail), hint.strip().partition("\n")[0] if hint else None]
+    parts = [
+        _without_quoted(message, state, given),
+        without_values(told),
+        hint.strip().partition("\n")[0] if hint else None,
+    ]
     text = " ".join(_sentence(part) for part in parts if part)
     return Said(state=state, text=text, detail=detail, constraint=constraint, table=table)
 
@@ -209,7 +226,31 @@ def without_values(detail: str | None) -> str | None:
     return _KEY_VALUES.sub(r"\g<key>", detail)
 
 
-def _said(error: asyncpg.PostgresError) -> Said:
+def hush(error: Exception, text: str) -> None:
+    """Let a driver's error, and what led to it, say `text` and nothing else."""
+    error.args = (text,)
+    error.__cause__ = error.__context__ = None
+    for name in vars(error).keys() & {"detail", "hint"}:
+        setattr(error, name, None)
+
+
+def _without_quoted(message: str, state: str, given: Sequence[object]) -> str:
+    """The server's message without the value that it could not take: `invalid input syntax for type json: "..."`."""
+    if state[:2] == "22" or state == "42601":
+        message = _NAMED_VALUE.sub(r"\g<what>", message.partition(': "')[0])
+    if state[:2] in ("22", "42"):
+        for value in given:
+            # a name is cut off after 63 bytes
+            if isinstance(value, str) and value and (found := message.find(f'"{value[:60]}')) >= 0:
+                message = f'{message[:found]}"***"{message[message.rfind(chr(34)) + 1 :]}'
+    return message
+
+
+def _without_quotes(detail: str, state: str) -> str | None:
+    return None if state[:2] == "22" and '"' in detail else detail
+
+
+def _said(error: asyncpg.PostgresError, given: Sequence[object] = ()) -> Said:
     """The driver sets these attributes without declaring them."""
     fields: dict[str, str | None] = vars(error)
     return as_said(
@@ -219,6 +260,7 @@ def _said(error: asyncpg.PostgresError) -> Said:
         hint=fields.get("hint"),
         constraint=fields.get("constraint_name"),
         table=fields.get("table_name"),
+        given=given,
     )
 
 
@@ -243,7 +285,9 @@ def _from_driver(error: Exception, statement: str) -> DatabaseError:
     if argument := _ARGUMENT.search(said):
         expected = _EXPECTED.search(said)
         fit = f": {expected['expected']}" if expected else ""
-        return QueryError(f"{statement} got a value that does not fit its argument {argument['place']}{fit}.")
+        said = f"a value that does not fit its argument {argument['place']}{fit}."
+        hush(error, said)
+        return QueryError(f"{statement} got {said}")
     return QueryError(f"{statement} was not sent: {_sentence(said)}")
 
 
