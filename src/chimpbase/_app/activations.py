@@ -66,6 +66,7 @@ def impurities(registry: Registry) -> list[str]:
 def code_of(backstage: Backstage, definition: Workflow[Any, Any], known: WorkflowCode) -> Code:
     """A workflow as the engine knows it."""
     title, cause = definition.title, f"workflow:{definition.name}"
+    input_codec, takes_input = definition.input_codec, bool(definition.parameters.items)
 
     async def body(journal: Steps, attempt: Attempt | None) -> str:
         run = journal.run
@@ -79,9 +80,9 @@ def code_of(backstage: Backstage, definition: Workflow[Any, Any], known: Workflo
         )
         wf = Wf(backstage, journal, origin)
         journal.view = wf.view
-        given = definition.input_codec.decode(run.input, subject=f"input of run {run.id!r}")
+        given = input_codec.decode(run.input, subject=f"input of run {run.id!r}")
         try:
-            result = await definition.function(wf, *((given,) if definition.parameters.items else ()))
+            result = await definition.function(wf, *((given,) if takes_input else ()))
             return definition.return_codec.encode(result, subject=f"result of run {run.id!r}")
         except (Exception, asyncio.CancelledError) as error:
             # a closed journal means that the activation is being unwound, and nothing may act any more

@@ -114,7 +114,7 @@ def _moved(registry: Registry, journal: Journal) -> Journal:
     input, keys = old.changes()
     kept = [(new, memo) for key, memo in run.steps.items() if (new := keys.get(key, key)) is not None]
     steps = {new: msgspec.structs.replace(memo, key=new) for new, memo in kept}
-    moved = dataclasses.replace(run, version=taker.version, input=input, steps=steps, code=None)
+    moved = msgspec.structs.replace(run, version=taker.version, input=input, steps=steps, code=None)
     return Journal(dataclasses.replace(journal.past, run=moved), None)
 
 

@@ -38,12 +38,12 @@ def read_options(options: RunOptions, **more: Any) -> tuple[timedelta | None, st
     Raises:
         UsageError: an option is none, or not what it must be.
     """
+    if not options and not more:
+        return None, "{}"
     if unknown := options.keys() - _NAMES:
         raise UsageError(
             f"workflow.start takes no option {min(unknown)!r}. It takes: {', '.join(RunOptions.__annotations__)}."
         )
-    if not options and not more:
-        return None, "{}"
     delay = options.get("delay")
     wait = None if delay is None else seconds(delay, subject="delay")
     chosen: dict[str, Any] = {name: value for name, value in more.items() if value is not None}

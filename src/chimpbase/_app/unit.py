@@ -28,12 +28,14 @@ class Unit(Root):
     __slots__ = ("_alarm", "_connection", "_db", "_resting_since", "_title", "_transactional", "committed")
 
     def __init__(self, db: Db, *, title: str, transaction: bool = True) -> None:
-        super().__init__()
+        # as the frames around it do, but in one place: a unit is made for each job and for each step
+        self.busy = self._ended = self.committed = False
+        self._waiting = self._holdings = None
+        self.after_commit: list[AfterCommit] = []
         self._db, self._title, self._transactional = db, title, transaction
         self._connection: Connection | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._resting_since = 0.0  # on the monotonic clock; 0 while a statement runs
-        self.committed = False
 
     @property
     def title(self) -> str:

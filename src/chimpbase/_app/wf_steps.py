@@ -24,8 +24,9 @@ from chimpbase._core.errors import AttemptTimeout, PayloadError, StepFailed, Usa
 from chimpbase._core.names import check_name
 from chimpbase._core.parameters import Parameters
 from chimpbase._core.retry import Retry
+from chimpbase._core.values import LoadedRun
 from chimpbase._engine.divergence import Arguments, arguments
-from chimpbase._engine.steps import Policy, StepBody, Steps, Write
+from chimpbase._engine.steps import Policy, Steps, Write
 
 if TYPE_CHECKING:
     from chimpbase._app.backstage import Backstage
@@ -96,7 +97,10 @@ class WfSteps:
         codec: Codec[R] = step.parameters.return_codec
         given = arguments(step.parameters.encode(args, kwargs, subject=f"arguments of step {step.name!r}"))
         text = await self._journal.step(
-            step.name, self._body(step, codec, args, kwargs), policy=step.policy, given=given
+            step.name,
+            _Call(self._backstage, self._origin, self._journal.run, step, codec, args, kwargs),
+            policy=step.policy,
+            given=given,
         )
         return codec.decode(text, subject=f"result of step {step.name!r}")
 
@@ -119,7 +123,8 @@ class WfSteps:
         async def body(key: str, attempt: int, write: Write) -> tuple[str, bool]:
             del attempt
             async with self._backstage.open_unit(f"wf.tx({name!r}) of run {journal.run.id!r}") as unit:
-                opened.append(Ctx(self._backstage, unit.root, self._step_origin(name, key)).db)
+                origin = _origin_of(self._origin, journal.run, name, key, title=f"step {name!r}")
+                opened.append(Ctx(self._backstage, unit.root, origin).db)
                 inside.set()
                 await done.wait()
                 if failure:
@@ -267,35 +272,52 @@ class WfSteps:
         self._journal.scopes.adopt(prefix)
         return await work
 
-    def _body(self, step: Step[..., R], codec: Codec[R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepBody:
-        async def body(key: str, attempt: int, write: Write) -> tuple[str, bool]:
-            origin = self._step_origin(step.name, key, title=step.title)
-            unit, untouched = Unit(self._backstage.db, title=origin.title, transaction=step.transaction), False
-            try:
-                ctx = Ctx(self._backstage, unit.root, origin)
-                work = invoke(self._backstage, step, ctx, args, kwargs)
-                result = await (work if step.timeout is None else _within(step.timeout, work))
-                text = codec.encode(result, subject=f"result of step {step.name!r}")
-                untouched, opened = unit.end_untouched(), unit.opened
-                if not untouched:
-                    await unit.commit(lambda connection: write(connection, text))
-            finally:
-                if not (untouched or unit.committed):
-                    await unit.rollback()
-            return text, opened
 
-        return body
+class _Call:
+    """A step with what it is called with: its body. One is made for each step that is asked for."""
 
-    def _step_origin(self, name: str, key: str, *, title: str | None = None) -> Origin:
-        run = self._journal.run
-        return Origin(
-            title=f"{title or f'step {name!r}'} of run {run.id!r}",
-            name=name,
-            trace=self._origin.trace,
-            new_trace=self._backstage.new_trace,
-            cause=f"step:{name}",
-            idempotency_key=f"run:{run.seed}/{key}" if run.round == 1 else f"run:{run.seed}/{run.round}/{key}",
-        )
+    __slots__ = ("_args", "_codec", "_kwargs", "_origin", "_run", "_stage", "_step")
+
+    def __init__(
+        self,
+        stage: Backstage,
+        origin: Origin,
+        run: LoadedRun,
+        step: Step[..., Any],
+        codec: Codec[Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self._stage, self._origin, self._run = stage, origin, run
+        self._step, self._codec, self._args, self._kwargs = step, codec, args, kwargs
+
+    async def __call__(self, key: str, attempt: int, write: Write) -> tuple[str, bool]:
+        stage, step = self._stage, self._step
+        origin = _origin_of(self._origin, self._run, step.name, key, title=step.title)
+        unit, untouched = Unit(stage.db, title=origin.title, transaction=step.transaction), False
+        try:
+            work = invoke(stage, step, Ctx(stage, unit, origin), self._args, self._kwargs)
+            result = await (work if step.timeout is None else _within(step.timeout, work))
+            text = self._codec.encode(result, subject=f"result of step {step.name!r}")
+            untouched, opened = unit.end_untouched(), unit.opened
+            if not untouched:
+                await unit.commit(lambda connection: write(connection, text))
+        finally:
+            if not (untouched or unit.committed):
+                await unit.rollback()
+        return text, opened
+
+
+def _origin_of(around: Origin, run: LoadedRun, name: str, key: str, *, title: str) -> Origin:
+    """Where the call of a step comes from; its trace is that of the run."""
+    return Origin(
+        title=f"{title} of run {run.id!r}",
+        name=name,
+        trace=around.trace,
+        new_trace=around.new_trace,
+        cause=f"step:{name}",
+        idempotency_key=f"run:{run.seed}/{key}" if run.round == 1 else f"run:{run.seed}/{run.round}/{key}",
+    )
 
 
 def _loosely(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:

@@ -46,12 +46,14 @@ _QUOTING = re.compile(r"Invalid (?:enum )?value(?= )")
 class Codec(Generic[T]):
     """Encodes and decodes values of one annotated type. Made by `codec_for`; immutable and thread-safe."""
 
-    __slots__ = ("_dump", "_engine", "_load", "annotation")
+    __slots__ = ("_dump", "_engine", "_is_exact", "_load", "annotation")
 
     def __init__(self, annotation: Any, engine: Engine) -> None:
         self.annotation = annotation
         self._engine = engine
         self._dump, self._load = engine.dump, engine.load
+        # nothing of the type reads back equal and is not stored as it is, but for U+0000 and very long numbers
+        self._is_exact = engine.trust_equality and not (engine.has_float or engine.has_datetime or engine.has_decimal)
 
     def __repr__(self) -> str:
         return f"Codec({describe_type(self.annotation)})"
@@ -77,6 +79,8 @@ class Codec(Generic[T]):
             raise self._refused(value, error, subject=subject) from error
         engine = self._engine
         same = engine.trust_equality and _equal(value, decoded)
+        if same and self._is_exact and len(encoded) < len(_LONG_RUN) and b"\\u0000" not in encoded:
+            return encoded.decode()
         # a value equal to its declared type is no deeper than the type
         if not (same and engine.is_shallow) and len(encoded) > _SHORTEST_TOO_DEEP and is_too_deep(encoded):
             raise self._refused(value, RecursionError(), subject=subject)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal, cast, get_type_hints
 
@@ -37,6 +37,11 @@ class Parameter:
     codec: Codec[Any]
     kind: inspect._ParameterKind  # pyright: ignore[reportPrivateUsage]  # the standard library exports no public name
     default: Any = REQUIRED
+    #: Its name as that of a member of a JSON object, with the colon.
+    prefix: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prefix", f"{msgspec.json.encode(self.name).decode()}:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +131,17 @@ class Parameters:
         if body := self.body:
             value = bound.get(body.name, body.default)
             return body.codec.encode(value, subject=subject, limit_bytes=limit_bytes)
-        members = [
-            f"{msgspec.json.encode(item.name).decode()}:"
-            + _nested(item, lambda i: i.codec.encode(bound[i.name], subject=subject, limit_bytes=limit_bytes))
-            for item in self.items
-            if item.name in bound
-        ]
+        members: list[str] = []
+        for item in self.items:
+            if item.name in bound:
+                try:
+                    member = item.codec.encode(bound[item.name], subject=subject, limit_bytes=limit_bytes)
+                except PayloadError as error:
+                    raise _inside(item, error) from error
+                members.append(item.prefix + member)
         text = "{" + ",".join(members) + "}"
-        if (size := len(text.encode())) > limit_bytes:
+        # a character takes four bytes at most
+        if len(text) * 4 > limit_bytes and (size := len(text.encode())) > limit_bytes:
             raise PayloadError(f"takes {size:,} bytes as JSON; the limit is {limit_bytes:,}", subject=subject)
         return text
 
@@ -262,8 +270,12 @@ def _nested(item: Parameter, work: Callable[[Parameter], Any]) -> Any:
     try:
         return work(item)
     except PayloadError as error:
-        path = f"$.{item.name}{error.path.removeprefix('$')}"
-        raise PayloadError(error.reason, path=path, subject=error.subject) from error
+        raise _inside(item, error) from error
+
+
+def _inside(item: Parameter, error: PayloadError) -> PayloadError:
+    path = f"$.{item.name}{error.path.removeprefix('$')}"
+    return PayloadError(error.reason, path=path, subject=error.subject)
 
 
 def _hoisted(schema: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, NewType
 
@@ -195,8 +195,7 @@ class StepMemo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 _MEMO = StepMemo.__struct_fields__
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedRun:
+class LoadedRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A run as its activation finds it: its identity, its input and the whole journal, read in one statement."""
 
     number: int
@@ -213,12 +212,12 @@ class LoadedRun:
     code: str | None = None
     cancel_reason: str | None = None
     paused: bool = False
-    steps: Mapping[str, StepMemo] = field(default_factory=dict[str, StepMemo])
+    steps: Mapping[str, StepMemo] = msgspec.field(default_factory=dict[str, StepMemo])
 
     @classmethod
     def from_row(cls, row: Any) -> LoadedRun:
         """A row of a run, with its steps as rows in `steps`."""
-        names = [one.name for one in fields(cls) if one.name != "steps"]
+        names = [name for name in cls.__struct_fields__ if name != "steps"]
         steps = {step["key"]: StepMemo(**{name: step[name] for name in _MEMO}) for step in row["steps"]}
         return cls(**{name: row[name] for name in names}, steps=steps)
 

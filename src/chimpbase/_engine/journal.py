@@ -69,6 +69,8 @@ class Surroundings:
 class Journal(Wishes):
     """What a run has done so far, and the only way for it to do more. The verbs are in `steps` and `rests`."""
 
+    __slots__ = ("_left", "_riders", "_seq", "around", "has_family", "lease", "met", "new", "view")
+
     def __init__(self, run: LoadedRun, lease: runs.Lease, around: Surroundings) -> None:
         super().__init__(run)
         self.lease, self.around = lease, around
@@ -77,7 +79,7 @@ class Journal(Wishes):
         self.new: list[str] = []
         known = run.steps.values()
         self.has_family = run.parent is not None or (bool(known) and any(memo.kind == "child" for memo in known))
-        self.view: Callable[[], str | None] = lambda: None
+        self.view: Callable[[], str | None] = _nothing
         self._riders: list[Awaitable[bool]] = []
         self._left = divergence.by_scope(known) if known else {}
         self._seq = max([memo.seq for memo in known]) if known else 0
@@ -92,6 +94,15 @@ class Journal(Wishes):
         key = self.scopes.key(prefix, name)
         self.met.append(key)
         return prefix, key
+
+    def is_free(self, key: str) -> bool:
+        """Whether a verb that acts may do so under a key without further question; else `recall` is to find out."""
+        if key in self.run.steps or self.cancelling or self.pausing or self.around.sealed:
+            return False
+        if self._left and self._left.get(divergence.scope_of(key)):
+            return False
+        self.new.append(key)
+        return True
 
     async def recall(
         self, key: str, kind: StepKind, given: Arguments | None = None, *, was: str | None = None
@@ -120,7 +131,8 @@ class Journal(Wishes):
     async def write(self, memo: StepMemo) -> None:
         """Write a row; returns only when it is committed, by this activation."""
         try:
-            await self.flush()
+            if self._riders:
+                await self.flush()
             written = await self.around.ledger.memo(runs.Memo(self.lease, memo))
         except DatabaseError as error:
             await self.lose(error)
@@ -195,6 +207,10 @@ class Journal(Wishes):
         fault = divergence.added(key, given, left, same_code=same, knows=self.around.knows, knew=knew)
         if fault is not None:
             await self.lose(fault)
+
+
+def _nothing() -> None:
+    return None
 
 
 def _heard(row: asyncio.Future[bool]) -> None:

@@ -17,18 +17,53 @@ class Unwound(BaseException):
     """Raised into code that calls a verb after its activation ended; not an Exception, so that nobody swallows it."""
 
 
+class Stirred:
+    """An event for the one who waits for it. One is made for each activation, and `asyncio.Event` has room for many."""
+
+    __slots__ = ("_is_set", "_loop", "_waiter")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop, self._is_set = loop, False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    async def wait(self) -> None:
+        """Until it is set."""
+        while not self._is_set:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+
 class Moves:
-    """Counts what verbs do, and stirs the driver when the code has ended, was closed, or only waits."""
+    """Counts what verbs do, and stirs the driver when the code has ended, was closed, or only waits.
+
+    It has slots, as what is made of it: dicts of one class share their keys only up to thirty attributes.
+    """
+
+    __slots__ = ("_active", "_aside", "_loaded_at", "_loop", "_moves", "closed", "failure", "run", "stirred")
 
     def __init__(self, run: LoadedRun) -> None:
         self.run = run
         self.failure: BaseException | None = None
-        self.stirred = asyncio.Event()
+        self._loop = loop = asyncio.get_running_loop()
+        self.stirred = Stirred(loop)
         self.closed = False
         self._active = self._moves = 0
         self._aside: asyncio.Task[None] | None = None
-        self._loop = asyncio.get_running_loop()
-        self._loaded_at = self._loop.time()
+        self._loaded_at = loop.time()
 
     def clock(self) -> datetime:
         """The database's clock, carried on by the monotonic one since the run was loaded."""
@@ -94,7 +129,7 @@ class Moves:
     def move(self) -> None:
         """Something happened; when all is quiet after it, the driver is told."""
         self._moves += 1
-        if self._active == 0:
+        if self._active == 0 and self.resting:  # else a wait that is begun later moves by itself
             self._loop.call_soon(self._settle, self._moves, _QUIET_HOPS)
 
     def _settle(self, moves: int, hops: int) -> None:
@@ -109,6 +144,10 @@ class Moves:
 
 class Wishes(Moves):
     """What somebody wishes of the run while its code runs: that it be cancelled, or paused."""
+
+    __slots__ = (
+        *("_root", "_shields", "cancel_reason", "cancelling", "delivered", "pause_reason", "pausing", "scopes"),
+    )
 
     def __init__(self, run: LoadedRun) -> None:
         super().__init__(run)

@@ -56,14 +56,19 @@ class _Wait:
 class Rests(Journal):
     """The journal's verbs that wait."""
 
+    __slots__ = ("_applied", "_handlers", "_updates", "_waits")
+
     def __init__(self, run: LoadedRun, lease: runs.Lease, around: Surroundings) -> None:
         super().__init__(run, lease, around)
         self._waits: list[_Wait] = []
         self._handlers: dict[str, Handler] = {}
-        updates = [memo for memo in run.steps.values() if memo.kind == "update"] if run.steps else []
+        self._updates = 0
+        self._applied: dict[str, list[StepMemo]] = {}
+        if not run.steps:
+            return
+        updates = [memo for memo in run.steps.values() if memo.kind == "update"]
         updates.sort(key=lambda memo: memo.seq)
         self._updates = len(updates)
-        self._applied: dict[str, list[StepMemo]] = {}
         for memo in updates:
             self._applied.setdefault(memo.detail or "", []).append(memo)
 
@@ -115,7 +120,7 @@ class Rests(Journal):
     @property
     def resting(self) -> bool:
         """Nothing is being done and something is being waited for."""
-        return self.idle and any(not wait.answer.done() for wait in self._waits)
+        return bool(self._waits) and self.idle and any(not wait.answer.done() for wait in self._waits)
 
     @property
     def takes_updates(self) -> bool:

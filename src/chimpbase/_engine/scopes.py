@@ -21,6 +21,8 @@ _shielded: ContextVar[bool] = ContextVar("chimpbase_shielded", default=False)
 class Scopes:
     """The scopes of one activation: how often each name was used in them, and what time it is in them."""
 
+    __slots__ = ("_loop", "_tasks", "_times", "_uses", "tasks")
+
     def __init__(self, started_at: datetime) -> None:
         self._loop = asyncio.get_running_loop()
         self._uses: dict[str, int] = {}
@@ -32,7 +34,8 @@ class Scopes:
     def begin(self) -> None:
         """Make the task that calls this the root scope."""
         _scope.set((asyncio.current_task(self._loop), ""))
-        _shielded.set(False)
+        if _shielded.get():  # it was inherited
+            _shielded.set(False)
 
     def end(self) -> None:
         """Let go of the task that calls this: it holds its context, which would hold it until a collection."""

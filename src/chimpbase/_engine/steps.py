@@ -46,6 +46,8 @@ class Policy:
 class Steps(Rests):
     """The journal's verbs that do something."""
 
+    __slots__ = ()
+
     async def step(self, name: str, body: StepBody, *, policy: Policy, given: Arguments | None = None) -> str:
         """The result of a step as JSON text: from the journal, or by running it until it succeeds or gives up.
 
@@ -53,10 +55,12 @@ class Steps(Rests):
             StepFailed: it gave up, now or in an earlier activation.
         """
         prefix, key = self.meet(name)
-        memo = await self.recall(key, "step", given, was=_before(prefix, key, policy.was))
-        if memo is not None and memo.kind != "retry":
-            self.scopes.passed(prefix, memo.finished_at)
-            return _result(memo)
+        memo = None
+        if policy.was is not None or not self.is_free(key):
+            memo = await self.recall(key, "step", given, was=_before(prefix, key, policy.was))
+            if memo is not None and memo.kind != "retry":
+                self.scopes.passed(prefix, memo.finished_at)
+                return _result(memo)
         done = await self._attempts(key, memo, body, policy, given)
         self.scopes.passed(prefix, done.finished_at)
         return _result(done)
@@ -124,17 +128,11 @@ class Steps(Rests):
 
     async def _try(self, memo: StepMemo, body: StepBody, policy: Policy, forgiven: int) -> StepMemo | timedelta | None:
         """One attempt: what was written, or how long to wait before the next, or None when the run pauses over it."""
-        done = memo
-
-        async def write(connection: Connection, result: str) -> None:
-            nonlocal done
-            done = msgspec.structs.replace(memo, result=result, finished_at=self.clock())
-            if not await runs.memo(connection, [runs.Memo(self.lease, done)]):
-                raise LeaseLost(f"run {self.run.id!r}, step {memo.key!r}: written by another activation")
-
+        writing = _Writing(self, memo)
         try:
-            await self.flush()
-            result, written = await body(memo.key, memo.attempt, write)
+            if self._riders:
+                await self.flush()
+            result, written = await body(memo.key, memo.attempt, writing.write)
         except (LeaseLost, Unreachable, OutcomeUnknown) as error:
             # not the step's failure: whether it counts is in the journal, for the next activation to read
             await self.lose(error)
@@ -145,8 +143,8 @@ class Steps(Rests):
         except (Exception, SystemExit) as error:  # out of a branch's task an exit would end the whole program
             return await self._failed(memo, error, policy, memo.attempt - forgiven, forgiven)
         if written:
-            return done
-        done = msgspec.structs.replace(memo, result=result, finished_at=self.clock())
+            return writing.memo
+        done = _with_result(memo, result, self.clock())
         if policy.lazy:
             self.rider(done)
         else:
@@ -178,6 +176,36 @@ class Steps(Rests):
             return
         cancelled = msgspec.structs.replace(memo, kind="cancelled", finished_at=self.clock())
         await asyncio.shield(self.write(cancelled))
+
+
+class _Writing:
+    """The row of one attempt, to be written in a transaction of the step's own. One is made for each."""
+
+    __slots__ = ("_journal", "memo")
+
+    def __init__(self, journal: Steps, memo: StepMemo) -> None:
+        self._journal, self.memo = journal, memo
+
+    async def write(self, connection: Connection, result: str) -> None:
+        journal = self._journal
+        self.memo = done = _with_result(self.memo, result, journal.clock())
+        if not await runs.memo(connection, [runs.Memo(journal.lease, done)]):
+            raise LeaseLost(f"run {journal.run.id!r}, step {done.key!r}: written by another activation")
+
+
+def _with_result(memo: StepMemo, result: str, at: datetime) -> StepMemo:
+    # by name, which is half of what `replace` takes
+    return StepMemo(
+        key=memo.key,
+        seq=memo.seq,
+        kind=memo.kind,
+        attempt=memo.attempt,
+        digest=memo.digest,
+        started_at=memo.started_at,
+        finished_at=at,
+        detail=memo.detail,
+        result=result,
+    )
 
 
 def _before(prefix: str, key: str, was: str | None) -> str | None:
