@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, TypeAlias
 import asyncpg
 
 from chimpbase._core.errors import QueryError, Unreachable, UsageError
+from chimpbase._pg import lexer
 from chimpbase._pg.connector import Record
 from chimpbase._pg.session import Session
 
@@ -41,19 +42,19 @@ class Queries:
 
     def fetch(self, sql: str, *args: object) -> Coroutine[Any, Any, list[Record]]:
         """All rows."""
-        return self._held().fetch(sql, args)
+        return self._marked(sql).fetch(sql, args)
 
     def fetch_one(self, sql: str, *args: object) -> Coroutine[Any, Any, Record | None]:
         """The first row or None. The server stops there, so a SELECT that writes through functions may do less."""
-        return self._held().fetch_one(sql, args)
+        return self._marked(sql).fetch_one(sql, args)
 
     def fetch_value(self, sql: str, *args: object) -> Coroutine[Any, Any, Any]:
         """The first column of the first row; None when there is no row, too."""
-        return self._held().fetch_value(sql, args)
+        return self._marked(sql).fetch_value(sql, args)
 
     async def execute(self, sql: str, *args: object) -> str:
         """The status tag, such as `UPDATE 3`."""
-        session = self._held()
+        session = self._marked(sql)
         tag = await session.execute(sql, args)
         if tag in _SESSION_TAGS and not _LOCAL_OR_LASTING.match(sql):
             session.dirty = True
@@ -92,6 +93,12 @@ class Queries:
         if self._session is None:
             raise UsageError("This connection was given back. Take another one with `db.acquire()`.")
         return self._session
+
+    def _marked(self, sql: str) -> Session:
+        session = self._held()
+        if lexer.may_last(sql):
+            session.dirty = True
+        return session
 
 
 class Connection(Queries):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
 
 # One match is one token; `skip` is text in which nothing is code. Block comments nest in PostgreSQL, which no regular
@@ -141,6 +142,16 @@ _PURE: Final = frozenset(
 _NAMING: Final = frozenset({"as", "with", "recursive"})
 _ENDING: Final = frozenset({"commit", "end", "prepare"})
 _WORD_GAP: Final = re.compile(r"\s+")
+_LASTING: Final = re.compile(
+    r"""
+    \b (?: set_config \s* \( (?! [^()]* , \s* true \s* \) ) | pg_(?:try_)?advisory_lock )
+    | \A (?: \s | --[^\n]*\n | /\*.*?\*/ )*
+      (?: set \b (?! \s+ (?: local | transaction | constraints ) \b )
+        | (?: reset | do | call | load | listen | declare ) \b
+        | create \s+ (?: local \s+ | global \s+ )? temp )
+    """,
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
 
 
 def tokens(sql: str) -> Iterator[re.Match[str]]:
@@ -175,6 +186,15 @@ def may_commit(sql: str) -> bool:
             return True
         at_start = bool(token["end"])
     return False
+
+
+@lru_cache(maxsize=1024)
+def may_last(sql: str) -> bool:
+    """Whether `sql` may change something of its session that outlives the transaction: a setting, a role, a lock.
+
+    Functions of others are not looked into; `set local` and `set_config(..., true)` end with their transaction.
+    """
+    return _LASTING.search(sql) is not None
 
 
 def label(sql: str) -> str:

@@ -25,6 +25,9 @@ from chimpbase._pg.watchdog import Watchdog
 
 T = TypeVar("T")
 
+#: What `reset all` leaves: who one is, and temporary tables.
+_UNDO = "reset session authorization; reset role; discard temp"
+
 
 class Session(Turns):
     """`failure` is the error that made the open transaction unusable, `dirty` tells that settings were changed, and
@@ -100,10 +103,11 @@ class Session(Turns):
         return self.run(self.driver.execute, sql, args)
 
     async def reset(self) -> None:
-        """Back to the settings it was connected with; costs a round trip."""
+        """Back to how it was connected; costs two round trips."""
 
         async def reset(_: str) -> None:
             await self.driver.reset()
+            await self.driver.execute(_UNDO)
 
         await self.run(reset, "reset all", ())
         self.dirty = False
