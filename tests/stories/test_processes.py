@@ -60,6 +60,10 @@ async def test_a_plain_job_that_may_be_tried_once_is_not_begun_again_after_a_kil
     assert await notes(outside) == ["begun"] * 3
 
 
+async def any_dead(outside: asyncpg.Connection) -> bool:
+    return await the_value(outside, "select count(*) > 0 from chimpbase.job_dead")
+
+
 async def all_dead(outside: asyncpg.Connection, jobs: list[int]) -> list[asyncpg.Record]:
     rows = await outside.fetch("select reason, attempt from chimpbase.job_dead where id = any($1)", jobs)
     return rows if len(rows) == len(jobs) else []
@@ -109,6 +113,46 @@ async def test_a_blocked_event_loop_keeps_its_lease_and_is_reported_with_its_sta
     assert "event loop has been blocked" in log
     assert "threading.Event().wait(seconds)" in log
     assert "lease lost" not in log
+
+
+async def test_a_job_that_never_lets_go_of_the_event_loop_is_named_and_dies_with_its_process(
+    fleet: Fleet, outside: asyncpg.Connection
+) -> None:
+    stuck = await fleet.start()
+    job = await enqueue(outside, "endless", "never")
+    await until(lambda: held_by(outside, stuck.pid, 1))
+    other = await fleet.start()
+    for n in range(10):
+        await enqueue(outside, "note", f"note {n}")
+    await until(lambda: has_notes(outside, 10))
+    await until(lambda: "event loop has been blocked" in stuck.log.read_text())
+    assert "in endless" in stuck.log.read_text()
+    await stuck.kill()
+    await until(lambda: any_dead(outside))
+    row = await the_row(outside, "select id, reason, crashes, errors from chimpbase.job_dead")
+    assert (row["id"], row["reason"], row["crashes"]) == (job, "crashed", 1)
+    assert [one["error"] for one in json.loads(row["errors"])] == ["ProcessLost"]
+    assert sorted(await notes(outside)) == [f"note {n}" for n in range(10)]
+    assert {who for (who,) in await outside.fetch("select who from ledger")} == {str(other.pid)}
+
+
+async def test_a_result_of_a_hundred_megabytes_is_an_error_of_its_job_alone(
+    fleet: Fleet, outside: asyncpg.Connection
+) -> None:
+    member = await fleet.start()
+    job = await enqueue(outside, "large", 100_000_000)
+    await until(lambda: any_dead(outside))
+    row = await the_row(outside, "select id, reason, errors from chimpbase.job_dead")
+    assert row["id"] == job
+    (error,) = json.loads(row["errors"])
+    assert error["error"] == "PayloadError"
+    assert "takes 100,000,002 bytes as JSON; the limit is 1,048,576" in error["message"]
+    assert len(row["errors"]) < 2000
+    await enqueue(outside, "note", "after")
+    await until(lambda: has_notes(outside, 1))
+    # its writes are taken back with it, and the process lives
+    assert (await notes(outside), member.alive) == (["after"], True)
+    assert member.log.stat().st_size < 100_000
 
 
 async def test_a_job_that_kills_its_process_ends_in_the_dead_letters_and_its_neighbours_finish(

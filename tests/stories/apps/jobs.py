@@ -57,6 +57,21 @@ async def block(ctx: Ctx, seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
+@app.worker("endless", retry=Retry(max_attempts=1))
+async def endless(ctx: Ctx, text: str) -> None:
+    """Never lets go of the event loop."""
+    await ctx.db.execute("insert into ledger (who, note) values ($1, $2)", str(os.getpid()), text)
+    while text:
+        pass
+
+
+@app.worker("large", retry=Retry(max_attempts=1))
+async def large(ctx: Ctx, size: int) -> str:
+    """Returns as many characters."""
+    await ctx.db.execute("insert into ledger (who, note) values ($1, 'large')", str(os.getpid()))
+    return "x" * size
+
+
 @app.worker("once", transaction=False, retry=Retry(max_attempts=1))
 async def once(ctx: Ctx, text: str) -> None:
     """Notes that it has begun, and never ends."""
