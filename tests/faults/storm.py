@@ -19,7 +19,7 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
-from chimpbase import errors
+from chimpbase import Ctx, errors
 from chimpbase._pg import lexer
 from chimpbase.testing import Rehearsal, rehearse
 from tests.faults.flows import HOUR, Maker, Node, build
@@ -108,7 +108,8 @@ async def weather(seeds: Iterable[int]) -> list[str]:
             await t.advance(timedelta(days=3), every_occurrence=False)
         finally:
             t._runtime.listen(None)
-        return [wrong for one in cases if (wrong := await _compare(t, one))]
+        async with t.transaction() as ctx:
+            return [wrong for one in cases if (wrong := await compare(ctx, one))]
 
 
 async def _send(t: Rehearsal, cases: list[Case], hour: int) -> None:
@@ -125,8 +126,9 @@ async def _send(t: Rehearsal, cases: list[Case], hour: int) -> None:
                         await ctx.workflow.cancel(run, "enough")
 
 
-async def _compare(t: Rehearsal, one: Case) -> str | None:
-    calm, storm = [await _told(t, run) for run in one.runs]
+async def compare(ctx: Ctx, one: Case) -> str | None:
+    """What the two runs of a case have not in common; None when both ended alike."""
+    calm, storm = [await _told(ctx, run) for run in one.runs]
     if calm == storm and calm["status"] in ("completed", "failed", "cancelled"):
         return None
     return (
@@ -137,24 +139,23 @@ async def _compare(t: Rehearsal, one: Case) -> str | None:
     )
 
 
-async def _told(t: Rehearsal, run: str) -> dict[str, Any]:
+async def _told(ctx: Ctx, run: str) -> dict[str, Any]:
     """How a run ended, and all that it and its children have done."""
-    found = await t.run(run)
-    async with t.transaction() as ctx:
-        effects = await ctx.db.fetch(
-            "select replace(run, $1, '') as run, node, count(*) as times from effect "
-            "where run = $1 or run like $1 || '/%' group by run, node order by 1, 2",
-            run,
-        )
-        said = await ctx.db.fetch(
-            "select payload from chimpbase.entry where key = $1 or key like $1 || '/%' order by payload", run
-        )
-        keys = await ctx.db.fetch(
-            "select replace(r.id, $1, '') || ' ' || key as key "
-            "from chimpbase.step join chimpbase.run r on number = run "
-            "where (r.id = $1 or r.id like $1 || '/%') and kind <> 'cancelled' order by 1",
-            run,
-        )
+    found = await ctx.workflow.get(run)
+    effects = await ctx.db.fetch(
+        "select replace(run, $1, '') as run, node, count(*) as times from effect "
+        "where run = $1 or run like $1 || '/%' group by run, node order by 1, 2",
+        run,
+    )
+    said = await ctx.db.fetch(
+        "select payload from chimpbase.entry where key = $1 or key like $1 || '/%' order by payload", run
+    )
+    keys = await ctx.db.fetch(
+        "select replace(r.id, $1, '') || ' ' || key as key "
+        "from chimpbase.step join chimpbase.run r on number = run "
+        "where (r.id = $1 or r.id like $1 || '/%') and kind <> 'cancelled' order by 1",
+        run,
+    )
     return {
         "status": found.status,
         "output": found.output,

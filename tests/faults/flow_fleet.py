@@ -1,0 +1,7 @@
+"""The app of the random workflows, for processes of their own."""
+
+from __future__ import annotations
+
+from tests.faults.flows import build
+
+app = build()
