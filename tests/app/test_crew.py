@@ -14,6 +14,7 @@ import pytest
 from chimpbase import App, Ctx, SyncCtx, worker
 from chimpbase.errors import NotFound, NotRegistered, PayloadError, UsageError
 from tests.app.laborers import Labour, follow, hasty, hurry, labour, labours, note_done, reports, scores, tidy
+from tests.app.slow_laborers import labour_slowly, slow
 from tests.running import Start, history, is_idle, notes
 from tests.waiting import until
 
@@ -119,6 +120,17 @@ async def test_a_child_that_takes_too_long_is_ended(start: Start, outside: async
         await until(lambda: is_idle(outside))
         assert "took longer than 1 s" in await _dead(outside)
         await until(lambda: _gone(int(pid.read_text())))
+
+
+async def test_the_start_of_a_child_is_not_in_the_timeout_of_its_first_attempt(
+    start: Start, outside: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLOW_FOR", str(os.getpid()))
+    async with start(App("crew", register=[labour_slowly])) as runtime:
+        await runtime.ctx.queue.enqueue(slow, 1)
+        await until(lambda: is_idle(outside))
+    assert await history(outside, "job_dead") == []
+    assert await notes(outside) == ["1"]
 
 
 async def test_a_stop_ends_the_children(start: Start, outside: asyncpg.Connection, tmp_path: Path) -> None:

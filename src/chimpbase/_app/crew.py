@@ -15,17 +15,19 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from functools import reduce
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chimpbase._app.crew_member import PLACES, Answer, Call, Errand, Failure, Line, Version, storable
+from chimpbase._app.crew_member import PLACES, Answer, Begun, Call, Errand, Failure, Line, Version, storable
 from chimpbase._app.definitions import Worker
 from chimpbase._app.invoke import in_thread
 from chimpbase._app.sync import SyncCtx
 from chimpbase._core.errors import AttemptError, NotRegistered
 from chimpbase._core.values import ClaimedJob
+from chimpbase._engine.attempt import Attempt
 
 if TYPE_CHECKING:
     from chimpbase._app.ctx import Ctx
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from chimpbase._app.stage import Stage
 
 _FAREWELL_S = 2.0
+_LONGEST_START_S = 60.0
 
 
 class Crew:
@@ -79,8 +82,10 @@ class Member:
     def alive(self) -> bool:
         return not self._ended and self._process is not None and self._process.poll() is None
 
-    def run(self, ctx: SyncCtx, errand: Errand, registry: Registry) -> Any:
+    def run(self, ctx: SyncCtx, errand: Errand, registry: Registry, on_begun: Callable[[], object]) -> Any:
         """Run a job's handler in the child and serve its ctx from here. Blocks; what the handler raises is raised.
+
+        `on_begun` is called, in this thread, when the child has imported what it needs.
 
         Raises:
             AttemptError: the child ended, or what it raised cannot be brought over.
@@ -91,6 +96,8 @@ class Member:
             while True:
                 message: Line = line.recv()
                 match message:
+                    case Begun():
+                        on_begun()
                     case Call():
                         line.send(_served(ctx, message, registry))
                     case Answer(value=value):
@@ -140,11 +147,19 @@ class Member:
         return ours
 
 
-async def run_in_child(crew: Crew, stage: Stage, definition: Worker[Any, Any], ctx: Ctx, job: ClaimedJob) -> Any:
-    """Run a worker's function on a job in a child, which is ended when this is cancelled."""
-    member = crew.hire()
+async def run_in_child(crew: Crew, stage: Stage, definition: Worker[Any, Any], ctx: Ctx, attempt: Attempt) -> Any:
+    """Run a worker's function on a job in a child, which is ended when this is cancelled.
+
+    The time in which a new child starts and imports the app is not in the attempt's timeout.
+    """
+    member, loop = crew.hire(), asyncio.get_running_loop()
+    go_on = attempt.hold_clock(most_s=_LONGEST_START_S)
+
+    def on_begun() -> None:
+        loop.call_soon_threadsafe(go_on)
+
     try:
-        return await in_thread(stage, member.run, ctx, (errand(definition, job), stage.registry), {})
+        return await in_thread(stage, member.run, ctx, (errand(definition, attempt.job), stage.registry, on_begun), {})
     except asyncio.CancelledError:
         member.end()
         raise

@@ -98,7 +98,12 @@ class Failure:
         return cls(error)
 
 
-Line = Errand | Call | Answer | Failure
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What the errand needs is imported; its handler begins."""
+
+
+Line = Errand | Begun | Call | Answer | Failure
 #: What of a ctx has places, and what their tokens are called in the registry.
 PLACES: Final[Mapping[str, str]] = {"kv": "namespace", "collection": "collection"}
 
@@ -233,6 +238,7 @@ def main() -> None:
 def _run(line: Connection, errand: Errand) -> Answer | Failure:
     try:
         definition = _find(errand)
+        line.send(Begun())
         payload = reader(definition.queue)(errand.payload, errand.headers)
         return Answer(storable(definition.function(RemoteCtx(line, name=definition.name), payload)))
     except BaseException as error:  # SystemExit too: it ends the attempt, not the member

@@ -143,7 +143,7 @@ def _handler(backstage: Backstage, definition: Definition, queue_name: str, read
             if child is None:
                 returned = await call(ctx, payload)
             else:
-                returned = await run_in_child(backstage.crew, backstage, child, ctx, job)
+                returned = await run_in_child(backstage.crew, backstage, child, ctx, attempt)
             outcome: Outcome = None
             if returned is not None:
                 if isinstance(returned, _OUTCOMES):

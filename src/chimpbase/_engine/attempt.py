@@ -5,6 +5,7 @@ An attempt is settled once: in the handler's own transaction through `settle`, o
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,15 +26,32 @@ class Attempt:
 
     `result` is what came of it, as JSON text, to be kept. `settled` becomes true once its end is committed; a handler
     that used `settle` sets it after its COMMIT.
-    `was_read` becomes true once the payload has been read: what is wrong after that is the handler's.
+    `was_read` becomes true once the payload has been read: what is wrong after that is the handler's. `limit` is there
+    while the attempt's timeout runs.
     """
 
-    __slots__ = ("job", "process", "queue_name", "result", "settled", "was_read")
+    __slots__ = ("job", "limit", "process", "queue_name", "result", "settled", "was_read")
 
     def __init__(self, job: ClaimedJob, process: ProcessId, queue_name: str) -> None:
         self.job, self.process, self.queue_name = job, process, queue_name
         self.settled = self.was_read = False
         self.result: str | None = None
+        self.limit: asyncio.Timeout | None = None
+
+    def hold_clock(self, *, most_s: float) -> Callable[[], None]:
+        """Stop the clock of the attempt's timeout, for so long at most; it goes on when the answer is called."""
+        limit, clock = self.limit, asyncio.get_running_loop().time
+        due = None if limit is None else limit.when()
+        if limit is None or due is None:
+            return lambda: None
+        left_s = due - clock()
+        limit.reschedule(due + most_s)
+
+        def go_on() -> None:
+            if self.limit is limit and not limit.expired():
+                limit.reschedule(clock() + left_s)
+
+        return go_on
 
     def closing(self, outcome: Outcome) -> str | None:
         """The end of this attempt as a statement to be sent together with the COMMIT, if it is simple enough for that.

@@ -193,6 +193,8 @@ async def _in_time(work: Awaitable[T], timeout: timedelta, attempts: Sequence[At
     limit = asyncio.timeout(timeout_s)
     try:
         async with limit:
+            for attempt in attempts:
+                attempt.limit = limit
             return await work
     except TimeoutError as error:
         if not limit.expired():
@@ -200,6 +202,9 @@ async def _in_time(work: Awaitable[T], timeout: timedelta, attempts: Sequence[At
         if attempts[0].settled:  # they ended in time; only the last answer was late
             return None
         raise AttemptTimeout(f"attempt took longer than {timeout_s:g} s") from error
+    finally:
+        for attempt in attempts:
+            attempt.limit = None
 
 
 def _may_be_of_one(error: BaseException) -> bool:
