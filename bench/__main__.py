@@ -26,6 +26,7 @@ from bench.report import table
 from bench.state import StateGroup
 from bench.workflow_group import WorkflowGroup
 from bench.workloads import QueueGroup
+from chimpbase.cli.serving import spare_collections
 
 GROUPS: dict[str, type[Group]] = {
     kind.name: kind for kind in (QueueGroup, StateGroup, WorkflowGroup, PeersGroup, FlatGroup)
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None, *, keeps: bool = True, names: S
     # a log of a run is read later, in whatever width
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
     clock, failed = Clock(console), list[str]()
+    spare_collections()  # as `chimpbase start` does, and the members of the bench
     for place, name in enumerate(options.only):
         # what a group does not need is for those after it
         later = sum(GROUPS[one].weight for one in options.only[place:])

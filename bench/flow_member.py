@@ -16,6 +16,7 @@ import uvloop
 
 from bench.flows import FLOWS
 from chimpbase import App, Ctx, Wf, step, workflow
+from chimpbase.cli.serving import spare_collections
 
 
 @step
@@ -50,4 +51,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    spare_collections()
     uvloop.run(main())

@@ -17,6 +17,7 @@ from time import perf_counter
 import uvloop
 
 from chimpbase import App, Ctx, Queue
+from chimpbase.cli.serving import spare_collections
 
 
 async def hear(dsn: str, count: int, directory: Path) -> None:
@@ -74,4 +75,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    spare_collections()
     uvloop.run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -72,10 +73,20 @@ async def _run(app: App, plan: Plan) -> None:
     running = app.running(project=plan.project, workers=plan.workers, http=plan.http, **plan.overrides)
     async with running as runtime:
         _announce(app, runtime, plan)
+        spare_collections()
         try:
             await asyncio.get_running_loop().create_future()
         finally:
             _log.log(logging.DEBUG if plan.supervised else logging.INFO, "stopping")
+
+
+def spare_collections() -> None:
+    """Let no garbage collection look at what is there now, which is modules and definitions and stays to the end.
+
+    It is a matter of the whole process, so the program does it, and never the library.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _announce(app: App, runtime: Runtime, plan: Plan) -> None:
