@@ -68,6 +68,20 @@ PEERS = (
         share=0.03,
     ),
     Peer(
+        name="Chancy 0.26.0",
+        program="chancy_peer.py",
+        environment="chancy",
+        words="async executor, 1,000 at once, eager polling, leadership and recovery its only plugins, a push notifies",
+        share=0.1,
+    ),
+    Peer(
+        name="Awa 0.6.9",
+        program="awa_peer.py",
+        environment="awa",
+        words="queue storage, 1,024 at once, the rest as by default; COPY in batches of 1,000 for the bulk",
+        share=0.2,
+    ),
+    Peer(
         name="graphile-worker 0.17.3",
         program="graphile_peer.mjs",
         environment=None,

@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 from bench.page import HERE, PAGE, PICTURES, README, load, page, readme_table, readme_with, reason_of, summaries_of
+from bench.peers.environments import HERE as PEERS_HERE
+from bench.peers.rotation import PEERS
 from tests.house.checkout import ROOT
 
 
@@ -30,6 +32,16 @@ def test_the_pictures_on_the_page_are_there_and_small() -> None:
 def test_every_target_has_a_reason_should_it_be_missed() -> None:
     asked = [one.name for result in load().values() for one in summaries_of(result) if one.is_met is not None]
     assert [name for name in asked if reason_of(name) is None] == [], "write it into bench/reasons.py"
+
+
+def test_every_peer_has_a_program_and_the_version_it_is_called_by_is_pinned() -> None:
+    for peer in PEERS:
+        assert (PEERS_HERE / peer.program).exists(), peer.name
+        if peer.environment is not None:
+            pinned = (PEERS_HERE / "requirements" / f"{peer.environment}.txt").read_text(encoding="utf-8").split("\n")
+            wanted = [line for line in pinned if line and not line.startswith("#")]
+            assert [line for line in wanted if "==" not in line] == [], peer.environment
+            assert [line for line in wanted if line.endswith(f"=={peer.name.split()[1]}")], peer.name
 
 
 def test_the_benchmarks_tell_what_they_can_do() -> None:
