@@ -27,6 +27,18 @@ class Birth(msgspec.Struct, frozen=True, gc=False):
     started_at: datetime
 
 
+class _Row(msgspec.Struct, gc=False):
+    workflow: str
+    version: int
+    id: str
+    input: str
+    headers: str | None
+    priority: int
+    key: str | None
+    attributes: str | None
+    leased: bool
+
+
 async def start(
     connection: Queryable, runs: Sequence[NewRun], *, process: ProcessId | None, leased: Sequence[bool]
 ) -> list[Birth]:
@@ -37,15 +49,13 @@ async def start(
         *_SQL.start.bind(
             process=process,
             queues=list({run.queue for run in runs}),
-            workflows=[run.workflow for run in runs],
-            versions=[run.version for run in runs],
-            ids=[run.id for run in runs],
-            inputs=[run.input for run in runs],
-            headers=[run.headers for run in runs],
-            attributes=[run.attributes for run in runs],
-            leased=list(leased),
-            priorities=[run.priority for run in runs],
-            keys=[run.key for run in runs],
+            runs=msgspec.json.encode(list(map(_row, runs, leased))).decode(),
         )
     )
     return [Birth(*row) for row in rows]
+
+
+def _row(run: NewRun, leased: bool) -> _Row:
+    return _Row(
+        run.workflow, run.version, run.id, run.input, run.headers, run.priority, run.key, run.attributes, leased
+    )

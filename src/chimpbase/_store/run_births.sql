@@ -5,7 +5,8 @@
 -- Start runs, each with its first activation. Those of them that `leased` says are born leased to the process, with their
 -- first attempt counted, unless their queue is paused or has a gate, or the process was declared dead; the others are
 -- ready like any other. One row for each that was started: its place in the arrays, its number and activation, whether
--- that is leased, and when. No row for one whose workflow is unknown, or whose id another run has, here or before.
+-- that is leased, and when. No row for one whose workflow is unknown, or whose id another run has, here or before. They
+-- come as one JSON text, as steps do (runs.sql).
 -- Touches: chimpbase.run, job, queue and gate.
 -- Locks:  the process row (key share), so that nobody declares it dead in between; ids in order, so that two who start
 --         the same ones wait for each other one way round.
@@ -39,9 +40,11 @@ home as materialized (
 ),
 new as materialized (
   select nextval('chimpbase.run_number_seq') as number, nextval('chimpbase.job_id') as job, kind.queue, given.*
-  from unnest(
-    :workflows::text[], :versions::int[], :ids::text[], :inputs::text[], :headers::text[], :attributes::text[]
-  ) with ordinality as given (workflow, version, id, input, headers, attributes, n)
+  from rows from (
+    json_to_recordset(:runs::text::json) as (
+      workflow text, version int, id text, input text, headers text, priority smallint, key text, attributes text,
+      leased boolean)
+  ) with ordinality as given (workflow, version, id, input, headers, priority, key, attributes, leased, n)
   cross join lateral (
     select queue
     from chimpbase.workflow
@@ -52,7 +55,8 @@ new as materialized (
 ),
 places as materialized (
   -- drawn in the order of `n`, so that a number's place is found by halving and not by a join
-  select array_agg(number order by n) as numbers, array_agg(n::int order by n) as ns
+  select array_agg(number order by n) as numbers, array_agg(n::int order by n) as ns,
+    array_agg(leased order by n) as leased, array_agg(priority order by n) as priorities, array_agg(key order by n) as keys
   from new
 ),
 stored as (
@@ -65,15 +69,15 @@ stored as (
   returning number, queue, job, headers, started_at
 ),
 placed as materialized (
-  select stored.*, place.n, home.process
+  select stored.*, place.n, places.priorities[place.n] as priority, places.keys[place.n] as key, home.process
   from stored
   cross join places
   cross join lateral (select places.ns[width_bucket(stored.number, places.numbers)] as n offset 0) as place
-  left join home on stored.queue = any (home.queues) and (:leased::boolean[])[place.n]
+  left join home on stored.queue = any (home.queues) and places.leased[place.n]
 ),
 ready as (
   insert into chimpbase.job (id, sort, queue, payload, headers, priority, key, process, attempt, claimed_at)
-  select job, job, queue, number::text, headers, (:priorities::smallint[])[n], (:keys::text[])[n], process,
+  select job, job, queue, number::text, headers, priority, key, process,
     case when process is null then 0 else 1 end, case when process is not null then chimpbase.clock() end
   from placed
 )

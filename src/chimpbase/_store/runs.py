@@ -52,6 +52,18 @@ class _Row(msgspec.Struct, gc=False):
     error: str | None
 
 
+class _End(msgspec.Struct, gc=False):
+    process: int
+    job: int
+    attempt: int
+    run: int
+    state: RunState
+    output: str | None
+    error: str | None
+    view: str | None
+    code: str
+
+
 class Timer(msgspec.Struct, frozen=True, gc=False):
     """A timer set on the way into a suspension; `due_at` is stored as ISO 8601 in the step's result."""
 
@@ -188,15 +200,7 @@ async def finish(connection: Connection, endings: Sequence[Ending]) -> set[int]:
     """End runs together with their activations; the numbers of those whose lease was still held."""
     rows = await connection.fetch(
         *_SQL.finish.bind(
-            processes=[ending.lease.process for ending in endings],
-            jobs=[ending.lease.job for ending in endings],
-            attempts=[ending.lease.attempt for ending in endings],
-            runs=[ending.lease.run for ending in endings],
-            states=[ending.state for ending in endings],
-            outputs=[ending.output for ending in endings],
-            errors=[ending.error for ending in endings],
-            views=[ending.view for ending in endings],
-            codes=[ending.code for ending in endings],
+            endings=msgspec.json.encode(list(map(_end, endings))).decode(),
         )
     )
     return {row[0] for row in rows}
@@ -278,6 +282,21 @@ async def add_reply(connection: Connection, *, id: str, run: int, result: str | 
 async def prune(connection: Queryable, *, age: timedelta, after: int, window: int) -> int | None:
     """Delete old ended runs among the next `window`; the last number looked at, or None when none is old enough."""
     return await connection.fetch_value(*_SQL.prune.bind(age=age, after=after, window=window))
+
+
+def _end(ending: Ending) -> _End:
+    lease = ending.lease
+    return _End(
+        lease.process,
+        lease.job,
+        lease.attempt,
+        lease.run,
+        ending.state,
+        ending.output,
+        ending.error,
+        ending.view,
+        ending.code,
+    )
 
 
 def _row(lease: Lease, step: StepMemo) -> _Row:

@@ -171,16 +171,15 @@ select exists (select 1 from gone) as suspended, coalesce((select woken from res
   (select cancel_reason from rested) as cancel_reason;
 
 -- name: finish
--- End runs and their activations as one; the numbers of those ended. For runs without parent and children.
+-- End runs and their activations as one; the numbers of those ended. For runs without parent and children. They come as
+-- one JSON text, as steps do.
 -- Locks:  the activations, the runs.
 -- Touches: chimpbase.job and job_done.
 -- Index:  job_pkey, run_pkey.
 with held as (
   select job.ctid as place, done.run, done.state, done.output, done.error, done.view, done.code
-  from unnest(
-    :processes::bigint[], :jobs::bigint[], :attempts::int[], :runs::bigint[], :states::text[], :outputs::text[],
-    :errors::text[], :views::text[], :codes::text[]
-  ) as done (process, job, attempt, run, state, output, error, view, code)
+  from json_to_recordset(:endings::text::json) as done (
+    process bigint, job bigint, attempt int, run bigint, state text, output text, error text, view text, code text)
   cross join lateral (
     select ctid
     from chimpbase.job
