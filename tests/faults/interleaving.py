@@ -6,6 +6,10 @@ checked after each. What is not decided by the seed does not happen: the hearts 
 are off, and connections take no time. So a seed that fails fails again, but for what the database's own clock decides:
 when a job falls due. A failure prints the whole order of its statements.
 
+What a seed decided can be told as a script: each decision that was not the plain one, by how many statements had gone.
+Plain is to go on with the runtime whose statement went last, and to let time go only when nothing waits. `shrinking`
+makes scripts shorter while they still fail.
+
 Source: the idea is that of FoundationDB's simulation (Zhou et al., SIGMOD 2021), here over a real PostgreSQL.
 """
 
@@ -13,8 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import selectors
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +32,7 @@ from tests.faults.invariants import one_query
 _TIME_GOES_ON = 12
 #: And in so many a process is declared dead, three times at most.
 _ONE_DIES = 40
+_DEATH = re.compile(r"d\d+")
 
 
 @dataclass(eq=False)
@@ -46,6 +52,12 @@ class Director:
     seed: int
     watch: psycopg.Connection[Any]
     most: int = 400
+    #: What to decide instead of throwing dice: `{12: ["d0", "t", "3"]}`, when twelve have gone, declares the first
+    #: process dead, lets time go, and lets the fourth of the statements go that wait, in the order of their names.
+    script: Mapping[int, Sequence[str]] | None = None
+    #: Or what is to go, in this order, by its line in a trace, with `d0` and `t` as above. What it does not name goes
+    #: when what it names next cannot; what cannot go at all is passed over.
+    wanted: Sequence[str] | None = None
     trace: list[str] = field(default_factory=list[str])
     broken: list[str] = field(default_factory=list[str])
     waiting: list[Waiting] = field(default_factory=list[Waiting])
@@ -56,10 +68,17 @@ class Director:
     member: int = 0
     now: float = 0.0
     deaths: int = 3
+    #: The decisions that were not plain, as a script.
+    taken: dict[int, list[str]] = field(default_factory=dict[int, list[str]])
+    #: All that was decided, as `wanted` takes it.
+    order: list[str] = field(default_factory=list[str])
 
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)
-        self._number = 0
+        self._number = self._gone = 0
+        self._last = ""
+        self._left = {gone: list(words) for gone, words in (self.script or {}).items()}
+        self._next = list(self.wanted or ())
 
     def release(self) -> None:
         """The play is over: everything may go."""
@@ -89,28 +108,85 @@ class Director:
 
     def choose(self, timeout: float | None) -> float | None:
         """Nothing can go on by itself: let a statement go, or time. How far time goes, or None."""
-        if self.deaths and not self.dice.randrange(_ONE_DIES):
-            self.deaths -= 1
-            self._declare_dead()
+        if (victim := self._who_dies()) is not None:
+            self._declare_dead(victim)
         able = [one for one in self.waiting if not one.gate.done()]
-        if able and (timeout is None or self.dice.randrange(_TIME_GOES_ON)):
-            able.sort(key=lambda one: (one.who, one.what, one.number))
-            chosen = self.dice.choice(able)
-            self.waiting.remove(chosen)
-            self.flying[chosen.number] = chosen.what
-            self.trace.append(f"{chosen.who}: {chosen.what}")
-            chosen.gate.set_result(None)
-            return 0.0
-        return timeout
+        if not able:
+            return timeout
+        able.sort(key=lambda one: (one.who, one.what, one.number))
+        plain = next((n for n, one in enumerate(able) if one.who.partition(" ")[0] == self._last), 0)
+        if self.wanted is not None:
+            place = self._wanted_of([f"{one.who}: {one.what}" for one in able], plain, may_wait=timeout is not None)
+        else:
+            place = self._who_goes(len(able), plain, may_wait=timeout is not None)
+        if place is None:
+            self._note("t")
+            self.order.append("t")
+            return timeout
+        if place != plain:
+            self._note(str(place))
+        chosen = able[place]
+        self._last, self._gone = chosen.who.partition(" ")[0], self._gone + 1
+        self.waiting.remove(chosen)
+        self.flying[chosen.number] = chosen.what
+        self.trace.append(f"{chosen.who}: {chosen.what}")
+        self.order.append(self.trace[-1])
+        chosen.gate.set_result(None)
+        return 0.0
 
-    def _declare_dead(self) -> None:
+    def _who_dies(self) -> int | None:
+        """Which of the living processes is declared dead now; None for nobody."""
+        if self.wanted is not None:
+            return int(self._next.pop(0)[1:]) if self._next and _DEATH.fullmatch(self._next[0]) else None
+        if self.script is not None:
+            words = self._left.get(self._gone, [])
+            return int(words.pop(0)[1:]) if words and words[0].startswith("d") else None
+        if not self.deaths or self.dice.randrange(_ONE_DIES):
+            return None
+        self.deaths -= 1
+        return self.dice.randrange(1_000_000)
+
+    def _who_goes(self, able: int, plain: int, *, may_wait: bool) -> int | None:
+        """Which of the statements goes; None for time."""
+        if self.script is None:
+            waits = may_wait and not self.dice.randrange(_TIME_GOES_ON)
+            return None if waits else self.dice.randrange(able)
+        words = self._left.get(self._gone, [])
+        word = words.pop(0) if words and not words[0].startswith("d") else ""
+        if word == "t" and may_wait:
+            return None
+        return min(int(word), able - 1) if word.isdigit() else plain
+
+    def _wanted_of(self, able: list[str], plain: int, *, may_wait: bool) -> int | None:
+        """Which of the statements that are able goes, by what is wanted; None for time."""
+        while self._next and not _DEATH.fullmatch(self._next[0]):
+            if self._next[0] == "t":
+                del self._next[0]
+                if may_wait:
+                    return None
+            elif self._next[0] in able:
+                return able.index(self._next.pop(0))
+            elif unnamed := [n for n, one in enumerate(able) if one not in self._next]:
+                return plain if plain in unnamed else unnamed[0]
+            else:
+                del self._next[0]
+        return plain
+
+    def _note(self, word: str) -> None:
+        self.taken.setdefault(self._gone, []).append(word)
+
+    def _declare_dead(self, place: int) -> None:
         """A process has given no sign of life for a lease, though it lives: what it does from now on must not count."""
         rows = self.watch.execute("select id from chimpbase.process where dead_at is null order by id").fetchall()
-        (victim,) = self.dice.choice(rows)
+        if not rows:
+            return
+        (victim,) = rows[place % len(rows)]
         try:
             self.watch.execute("update chimpbase.process set dead_at = clock_timestamp() where id = %s", [victim])
         except psycopg.errors.LockNotAvailable:
             return  # somebody is about to do that
+        self._note(f"d{place % len(rows)}")
+        self.order.append(f"d{place % len(rows)}")
         self.trace.append(f"process {victim} is declared dead")
 
     def landed(self, number: int) -> None:

@@ -24,6 +24,7 @@ from tests.faults import points
 from tests.faults.battle import Result, fight
 from tests.faults.rehearse import play
 from tests.faults.scenes import SCENES
+from tests.faults.shrinking import explained
 from tests.faults.trials import TRIALS, hold
 
 _FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "300"}
@@ -121,7 +122,8 @@ async def play_seeds(server: EmbeddedServer, directory: Path, work: Work) -> Res
         # in a thread: it brings an event loop of its own
         played = await asyncio.to_thread(play, server.dsn, directory, seed)
         result.hit("statements", len(played.trace))
-        result.wrong += [f"seed {seed}, {broken}\n    " + "\n    ".join(played.trace) for broken in played.broken]
+        if played.broken:
+            result.wrong.append(await asyncio.to_thread(explained, server.dsn, directory, played, within_s=60))
     await connection.close()
     return result
 

@@ -6,13 +6,13 @@ import asyncio
 import random
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import psycopg
 
@@ -24,6 +24,9 @@ from chimpbase._store import processes
 from tests.faults.interleaving import Director, loop_of
 from tests.faults.scenes import build
 from tests.waiting import passing, until
+
+#: Decisions by how many statements had gone; `Director.script` tells what they say.
+Script: TypeAlias = Mapping[int, Sequence[str]]
 
 _QUEUES = ("write", "batch", "flaky", "snoozing", "rejected", "caller")
 _WANTED = Counter(["x", "x", "x", "x", "x 1", "x 2", "follow x", "journey x", "one x", "two x", "slept x", "before"])
@@ -41,11 +44,13 @@ _PACE: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Played:
-    """What a seed led to. The trace is all that was decided."""
+    """What a seed or a script led to: what went, what it broke, and the script that does it again."""
 
     seed: int
     trace: tuple[str, ...]
     broken: tuple[str, ...]
+    script: Script
+    order: tuple[str, ...]
 
 
 class LoopHeart:
@@ -113,14 +118,29 @@ def _staged(director: Director) -> Generator[None]:
         yield
 
 
-def play(dsn: str, directory: Path, seed: int, *, most: int = 400, runtimes: int = 3) -> Played:
-    """Play a seed to its end, in an event loop of its own."""
+def play(
+    dsn: str,
+    directory: Path,
+    seed: int,
+    *,
+    script: Script | None = None,
+    wanted: Sequence[str] | None = None,
+    most: int = 400,
+    runtimes: int = 3,
+) -> Played:
+    """Play a seed, a script, or what is wanted, to its end, in an event loop of its own."""
     with psycopg.connect(dsn, autocommit=True) as watch:
         watch.execute("set lock_timeout = '200ms'")
-        director = Director(seed=seed, watch=watch, most=most)
+        director = Director(seed=seed, watch=watch, most=most, script=script, wanted=wanted)
         with _staged(director), asyncio.Runner(loop_factory=loop_of(director)) as runner:
             runner.run(_play(director, dsn, directory, runtimes))
-        return Played(seed=seed, trace=tuple(director.trace), broken=tuple(director.broken))
+        return Played(
+            seed=seed,
+            trace=tuple(director.trace),
+            broken=tuple(director.broken),
+            script=dict(director.taken),
+            order=tuple(director.order),
+        )
 
 
 async def _play(director: Director, dsn: str, directory: Path, runtimes: int) -> None:
