@@ -10,6 +10,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import asyncpg
 import uvloop
@@ -38,7 +39,7 @@ async def main() -> None:
     """Work until nothing lives."""
     with TemporaryDirectory(prefix="chimpbase-bench-member-") as directory:
         app = App("bench", register=[*FLOWS, linger])
-        pace = {"lease": timedelta(seconds=5)} if sys.argv[1] == "linger" else {}
+        pace: dict[str, Any] = {"lease": timedelta(seconds=5)} if sys.argv[1] == "linger" else {}
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         connection = await asyncpg.connect(sys.argv[2])

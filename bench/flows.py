@@ -237,7 +237,9 @@ async def bare(stand: Stand, *, rounds: int, at_once: int) -> float:
     async with stand.running(App("bench", register=list(FLOWS)), workers=False):
         pass
     queue = await stand.queue("workflow:bench@1")
-    pinned = dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"), "off")
+    pinned: dict[str, str] = dict.fromkeys(
+        ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"), "off"
+    )
     db = await Db.open(stand.dsn, size=2, session=pinned, application_name="bench")
     try:
         async with db.acquire() as connection:

@@ -49,7 +49,7 @@ class Group(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     #: What a reader has to know before the table.
-    words: ClassVar[str] = ""
+    words: str = ""
     most_rounds: ClassVar[int] = 3
     #: Its part of the time that all groups have, against that of the others.
     weight: ClassVar[float] = 1.0

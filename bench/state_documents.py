@@ -60,8 +60,9 @@ class Documents:
                 await found.insert_many([_person(n) for n in range(start, min(count, start + 10_000))])
             group.add("insert documents by the 10,000", count / (perf_counter() - began))
             await stand.value("vacuum (analyze) chimpbase.document")
-            last = _Last()
-            runtime._db.listen(last)
+            last, db = _Last(), runtime._db
+            assert db is not None, "it runs"
+            db.listen(last)
 
             async def find(number: int) -> None:
                 person = _person(number % count)
@@ -70,7 +71,7 @@ class Documents:
                     raise RuntimeError(f"{person['email']} was lost, or is another: {document}")
 
             await find(77)
-            runtime._db.listen(None)
+            db.listen(None)
             group.add(
                 f"find among {count:,} documents by an indexed field: time of the server",
                 await self._server_ms(last),

@@ -253,6 +253,7 @@ class QueueGroup(Group):
             await asyncio.sleep(4)
             heard = _Heard()
             for db in (runtime._db, runtime._lanes):
+                assert db is not None, "it runs"
                 db.listen(heard)
             await asyncio.sleep(15)
             # the heart has a connection of its own, and beats three times a lease
