@@ -8,7 +8,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from chimpbase import App, Ctx, Occurrence, Queue, Retry, SyncCtx
+from chimpbase import App, Ctx, Occurrence, Queue, Retry, SyncCtx, step
 from tests.running import Start, history, is_idle, notes
 from tests.waiting import until
 
@@ -106,6 +106,35 @@ async def test_sync_handlers_of_every_kind_run_in_threads(start: Start, outside:
         written = [note for note in await notes(outside) if note != "tick"]
         assert sorted(written) == sorted(f"{kind} {n}" for kind in ("job", "event") for n in range(5))
         assert threading.main_thread().name not in threads
+
+
+@step
+async def noted(ctx: Ctx, n: int, *, twice: bool = False) -> int:
+    await ctx.db.execute("insert into ledger values ('step', $1)", str(n))
+    if n < 0:
+        raise ValueError(n)
+    return n * 2 if twice else n
+
+
+@step
+def plainly_noted(ctx: SyncCtx, n: int) -> int:
+    return noted(ctx, n, twice=True)
+
+
+async def test_a_plain_function_runs_steps_in_its_transaction_by_calling_them(
+    start: Start, outside: asyncpg.Connection
+) -> None:
+    app = App("plain")
+
+    @app.action
+    def count(ctx: SyncCtx, n: int) -> list[int]:
+        with pytest.raises(ValueError, match="-1"):
+            noted(ctx, -1)
+        return [noted(ctx, n), plainly_noted(ctx, n)]
+
+    async with start(app, workers=False):
+        assert await app.call(count, 3) == [3, 6]
+        assert await notes(outside) == ["3", "3"]
 
 
 async def test_everything_works_by_polling_alone(start: Start, outside: asyncpg.Connection) -> None:

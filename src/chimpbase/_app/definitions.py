@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from types import NoneType, UnionType
-from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin, overload
 
 from chimpbase._app.old_run import OldRun
 from chimpbase._app.tokens import Event, Queue, Stream
@@ -48,6 +48,12 @@ class StepRunner(Protocol):
     """What a step needs of the wf or ctx it is called with."""
 
     def run_step(self, step: Step[P, R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[Any, Any, R]: ...
+
+
+class SyncStepRunner(Protocol):
+    """What a step needs of the ctx of a plain function."""
+
+    def run_step(self, step: Step[P, R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R: ...
 
 
 def source_of(function: Callable[..., Any]) -> str:
@@ -254,7 +260,11 @@ class Step(Definition, Generic[P, R]):
         policy = Policy(self.retry, self.on_exhausted == "pause", self.durable == "lazy", self.was)
         object.__setattr__(self, "policy", policy)
 
-    def __call__(self, wf: StepRunner, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    @overload
+    def __call__(self, wf: StepRunner, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+    @overload
+    def __call__(self, wf: SyncStepRunner, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, wf: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
         """In a workflow: the remembered result, or run and remember. With a ctx: run as a part of its transaction."""
         return wf.run_step(self, args, kwargs)
 

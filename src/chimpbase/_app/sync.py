@@ -122,6 +122,6 @@ class SyncCtx:
         """See `Ctx.call`."""
         return self._wait(self._ctx.call(action, *args, **kwargs))
 
-    def run_step(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run a step as a part of this transaction. See `Ctx.run_step`."""
+    def run_step(self, step: Step[P, R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+        """What calling a step with a ctx does. See `Ctx.run_step`."""
         return self._wait(self._ctx.run_step(step, args, kwargs))
