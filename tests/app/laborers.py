@@ -7,7 +7,21 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from chimpbase import KV, Cancel, Collection, Occurrence, Queue, Retry, SyncCtx, cron, subscribe, worker
+from chimpbase import (
+    KV,
+    Cancel,
+    Collection,
+    Ctx,
+    Occurrence,
+    Queue,
+    Retry,
+    Stream,
+    SyncCtx,
+    cron,
+    step,
+    subscribe,
+    worker,
+)
 from chimpbase.errors import NotFound
 
 
@@ -26,6 +40,17 @@ class Report:
 labours, hasty = Queue("labours", Labour), Queue("hasty", Labour)
 reports, scores, strange = Collection("reports", Report), KV("scores", Report), KV("strange", Report)
 followed = Queue("followed", Labour)
+read_back, unread = Stream("read-back", Report), Stream("unread", Report)
+
+
+@step
+async def noted(ctx: Ctx, report: Report, *, twice: bool = False) -> Report:
+    await ctx.db.execute("insert into ledger values ('step', $1)", str(report.n))
+    return Report(report.n * 2) if twice else report
+
+
+@step
+def unregistered(ctx: SyncCtx) -> None: ...
 
 
 @worker(labours, executor="process", concurrency=2, timeout=5, retry=Retry(max_attempts=1))
@@ -63,6 +88,16 @@ def labour(ctx: SyncCtx, work: Labour) -> Cancel | None:
             ctx.kv.set("function", lambda: None)
         case "strange":
             ctx.kv(strange).set("report", Report(work.n))
+        case "step":
+            assert noted(ctx, Report(work.n), twice=True) == Report(work.n * 2)
+        case "unregistered step":
+            unregistered(ctx)
+        case "append":
+            ctx.stream.append(read_back, Report(work.n))
+        case "read":
+            assert [one.payload for one in ctx.stream.read(read_back)] == [Report(work.n)]
+        case "unregistered stream":
+            ctx.stream.append(unread, Report(work.n))
         case "lock":
             ctx.kv.lock("mine")
         case "on_commit":

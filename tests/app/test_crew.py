@@ -13,16 +13,29 @@ import pytest
 
 from chimpbase import App, Ctx, SyncCtx, worker
 from chimpbase.errors import NotFound, NotRegistered, PayloadError, UsageError
-from tests.app.laborers import Labour, follow, hasty, hurry, labour, labours, note_done, reports, scores, tidy
+from tests.app.laborers import (
+    Labour,
+    follow,
+    hasty,
+    hurry,
+    labour,
+    labours,
+    note_done,
+    noted,
+    read_back,
+    reports,
+    scores,
+    tidy,
+)
 from tests.app.slow_laborers import labour_slowly, slow
-from tests.running import Start, history, is_idle, notes
+from tests.running import Start, errors_of, history, is_idle, notes
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
 
 async def _run(start: Start, outside: asyncpg.Connection, *work: Labour, **overrides: object) -> None:
-    app = App("crew", register=[labour, follow, note_done, tidy, reports, scores])
+    app = App("crew", register=[labour, follow, note_done, tidy, reports, scores, noted, read_back])
     async with start(app, **overrides):
         async with app.transaction() as ctx:
             await ctx.queue.enqueue_many(labours, work)
@@ -72,6 +85,19 @@ async def test_definitions_are_known_in_a_child_by_what_a_verb_takes(start: Star
         paused = await outside.fetch("select name from chimpbase.queue where paused_at is not null order by name")
     assert [row[0] for row in paused] == ["cron:tidy", "followed", "subscription:note-done"]
     assert await outside.fetchval("select count(*) from chimpbase.job") == 2  # the delivery, and it replayed
+
+
+async def test_steps_and_streams_are_known_in_a_child_when_they_are_registered(
+    start: Start, outside: asyncpg.Connection
+) -> None:
+    await _run(start, outside, Labour("append", 7))
+    work = [Labour(kind, 7) for kind in ("step", "read", "unregistered step", "unregistered stream")]
+    await _run(start, outside, *work)
+    assert await notes(outside) == ["7"]
+    said = [errors_of(row)[0][1:] for row in await history(outside, "job_dead")]
+    assert [kind for kind, _ in said] == ["NotRegistered"] * 2
+    assert "No step named 'unregistered' is registered" in said[0][1]
+    assert "No stream named 'unread' is registered; did you mean 'read-back'?" in said[1][1]
 
 
 async def test_what_cannot_cross_to_a_child_or_back_is_refused(start: Start, outside: asyncpg.Connection) -> None:

@@ -15,14 +15,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import reduce
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chimpbase._app.crew_member import PLACES, Answer, Begun, Call, Errand, Failure, Line, Version, storable
-from chimpbase._app.definitions import Worker
+from chimpbase._app.crew_member import PLACES, Answer, Begun, Call, Errand, Failure, Line, Registered, Version, storable
+from chimpbase._app.definitions import Step, Worker
 from chimpbase._app.invoke import in_thread
 from chimpbase._app.sync import SyncCtx
 from chimpbase._core.errors import AttemptError, NotRegistered
@@ -193,6 +193,13 @@ def _served(ctx: SyncCtx, call: Call, registry: Registry) -> Answer | Failure:
 
 
 def _known(value: Any, registry: Registry) -> Any:
+    if isinstance(value, Registered):
+        here: Mapping[str, Any] = registry.tokens("stream")
+        if value.kind == "step":
+            here = {one.name: one for one in registry.definitions() if isinstance(one, Step)}
+        if value.name not in here:
+            raise NotRegistered(value.kind, value.name, list(here))
+        return here[value.name]
     if not isinstance(value, Version):
         return value
     known = registry.workflows.get((value.workflow, value.number))

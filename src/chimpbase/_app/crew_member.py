@@ -19,14 +19,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from multiprocessing.connection import Connection
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
-from chimpbase._app.definitions import Definition, OnBroadcast, Subscription, Worker, Workflow
+from chimpbase._app.definitions import Definition, OnBroadcast, Step, Subscription, Worker, Workflow
 from chimpbase._app.origin import SyncRunningJob, running
 from chimpbase._app.payload_reading import reader
 from chimpbase._app.queue_names import queue_name
 from chimpbase._app.run_handle import Handle, Steering
-from chimpbase._app.tokens import Token
+from chimpbase._app.tokens import Stream, Token
 from chimpbase._core.errors import AttemptError, UsageError
 from chimpbase._core.text import describe_exception
 
@@ -56,6 +56,14 @@ class Version:
 
     workflow: str
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A step, or the token of a stream: by its name alone a stream would be one of any type."""
+
+    kind: Literal["step", "stream"]
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +225,10 @@ def _named(value: Any, path: tuple[str, ...]) -> Any:
         return queue_name(value)
     if isinstance(value, Workflow):
         return Version(value.name, value.version)
+    if isinstance(value, Step):
+        return Registered("step", value.name)
+    if isinstance(value, Stream):
+        return Registered("stream", value.name)
     if isinstance(value, Subscription | OnBroadcast) and path[-1] in ("publish", "broadcast"):
         return str(value.event.name)  # pyright: ignore[reportUnknownMemberType]
     return value.name
