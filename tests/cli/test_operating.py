@@ -65,6 +65,8 @@ async def test_queues_are_listed_counted_paused_and_limited(cli: Cli, database: 
     assert cli("queue", "limit", "slow", "--concurrency", "5", "--rate", "100/1m").stdout == "limited slow\n"
     assert slow()["limits"]["concurrency"] == 5
     assert "rate=100/60s concurrency=5" in cli("queue", "ls").stdout
+    assert cli("queue", "limit", "slow", "--ordered", "pass", "--fair").returncode == 0
+    assert slow()["limits"] == {"ordered": "pass", "fair": True}
     assert cli("queue", "limit", "slow", "--lift").returncode == 0
     assert slow()["limits"] == {}
     assert cli("queue", "limit", "slow", "--reset").returncode == 0

@@ -123,6 +123,7 @@ chimpbase queue stats --watch
 chimpbase queue pause mail.send --reason "the provider is down"
 chimpbase queue resume mail.send
 chimpbase queue limit mail.send --concurrency 5 --rate 100/1m
+chimpbase queue limit mail.send --ordered strict
 chimpbase queue strike mail.send --payload '{"tenant": 7}' --reason "it floods us"
 chimpbase queue strikes
 chimpbase queue lift 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -84,6 +84,11 @@ def limit(
     key_concurrency: Annotated[int | None, Parameter(help="How many of one key run at once.")] = None,
     rate: Annotated[str | None, Parameter(help="How many start in a time, such as 100/1m.")] = None,
     key_rate: Annotated[str | None, Parameter(help="How many of one key start in a time.")] = None,
+    ordered: Annotated[
+        Literal["strict", "pass"] | None,
+        Parameter(help="One job of a key at a time, in order; with pass, one that waits for its retry is passed."),
+    ] = None,
+    fair: Annotated[bool, Parameter(negative=(), help="Keys take turns.")] = False,
     lift: Annotated[bool, Parameter(negative=(), help="No limits at all, whatever code says.")] = False,
     reset: Annotated[bool, Parameter(negative=(), help="What code says, again.")] = False,
     app: op.App = None,
@@ -95,6 +100,8 @@ def limit(
         "key_concurrency": key_concurrency,
         "rate": _rate(rate, "--rate"),
         "key_rate": _rate(key_rate, "--key-rate"),
+        "ordered": {"strict": True, "pass": "pass", None: None}[ordered],
+        "fair": fair or None,
     }
     given = {name: value for name, value in fields.items() if value is not None}
     if bool(given) + lift + reset != 1:
