@@ -102,6 +102,8 @@ async def test_what_cannot_be_declared_is_refused() -> None:
         lambda: Collection("c", dict, version=0),
         lambda: Collection("c", dict, version=2, upcasts={2: lambda document: document}),
         lambda: Collection("c", dict, version=2, upcasts=five),
+        lambda: Collection("c", dict, version=4, upcasts={1: dict, 3: dict}),
+        lambda: Collection("c", dict, version=4, upcasts={1: dict, 2: dict}),
         lambda: Collection("c", dict, indexes="city"),
         lambda: Collection("c", dict, search="city"),
         lambda: Collection("c", dict, search=["city"], language="klingon"),

@@ -134,6 +134,7 @@ class Collection(Token[T]):
             check_whole(number, subject="the version of an upcast", minimum=1, maximum=version - 1)
             if not callable(upcast):
                 raise UsageError(f"The upcast from version {number} must be a function, not {upcast!r:.40}.")
+        _check_whole_chain(name, self.version, self.upcasts)
         if isinstance(indexes, str) or not isinstance(cast(object, indexes), Iterable):
             raise UsageError(f"indexes must be a list of fields or Index(...), not {indexes!r:.60}.")
         self.indexes = tuple(one if isinstance(one, Index) else Index(one) for one in indexes)
@@ -148,6 +149,17 @@ class Collection(Token[T]):
     def declared(self) -> list[Index | Search]:
         """Every index it declares."""
         return [*self.indexes, *([self.search] if self.search else [])]
+
+
+def _check_whole_chain(name: str, version: int, upcasts: Mapping[int, Upcast]) -> None:
+    """A chain may begin at any version, but what it leaves out would be read as if nothing had changed there."""
+    first = min(upcasts, default=version)
+    missing = [number for number in range(first, version) if number not in upcasts]
+    if missing:
+        raise UsageError(
+            f"Collection {name!r} has version {version} and an upcast from {first}, but none from {missing[0]}: "
+            f"documents of version {first} could not be read. Give one, which may return its document as it is."
+        )
 
 
 def index_name(collection: str, index: Index | Search) -> str:
