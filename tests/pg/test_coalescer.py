@@ -69,6 +69,56 @@ async def test_no_more_flushes_run_than_there_are_lanes() -> None:
     assert sorted(n for batch in flush.batches for n in batch) == list(range(40))
 
 
+async def test_much_is_parted_among_the_free_lanes_and_little_is_not() -> None:
+    flush = Flush()
+    coalescer = Coalescer(flush, max_batch=100, lanes=2, least_part=10)
+    assert await asyncio.gather(*(coalescer.submit(n) for n in range(19))) == [n * 2 for n in range(19)]
+    assert [len(batch) for batch in flush.batches] == [19]
+    flush.batches.clear()
+    assert await asyncio.gather(*(coalescer.submit(n) for n in range(31))) == [n * 2 for n in range(31)]
+    assert [len(batch) for batch in flush.batches] == [16, 15]
+    assert flush.most_running == 2
+
+
+async def test_beside_a_part_that_is_flushed_another_begins_only_with_as_much() -> None:
+    flush = Flush()
+    flush.gate.clear()
+    coalescer = Coalescer(flush, max_batch=100, lanes=2, least_part=2)
+    answers = [coalescer.submit(n) for n in range(3)]
+    await until(lambda: flush.batches)
+    answers += [coalescer.submit(n) for n in (3, 4)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert flush.batches == [[0, 1, 2]]
+    answers += [coalescer.submit(n) for n in (5, 6)]
+    await until(lambda: len(flush.batches) == 2)
+    assert flush.batches[1] == [3, 4, 5, 6]
+    answers.append(coalescer.submit(7))  # for a lane that has ended
+    flush.gate.set()
+    assert await asyncio.gather(*answers) == [n * 2 for n in range(8)]
+    assert flush.batches[2:] == [[7]]
+
+
+@given(count=st.integers(1, 80), lanes=st.integers(1, 4), least=st.integers(1, 30), most=st.integers(1, 40))
+def test_each_is_answered_however_it_is_parted(count: int, lanes: int, least: int, most: int) -> None:
+    async def story() -> None:
+        flush = Flush(bad=[17])
+        coalescer = Coalescer(flush, max_batch=most, lanes=lanes, least_part=least)
+
+        async def ask(n: int) -> int:
+            for _ in range(n % 5):
+                await asyncio.sleep(0)
+            return await coalescer.submit(n)
+
+        answers = await asyncio.gather(*map(ask, range(count)), return_exceptions=True)
+        for n, answer in enumerate(answers):
+            assert isinstance(answer, QueryError) if n == 17 else answer == n * 2
+        assert flush.most_running <= lanes
+        await coalescer.close()
+
+    asyncio.run(story())
+
+
 @given(bad=st.sets(st.integers(0, 30), max_size=6), count=st.integers(1, 30))
 def test_a_bad_item_fails_alone(bad: set[int], count: int) -> None:
     async def story() -> None:
