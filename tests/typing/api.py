@@ -156,12 +156,17 @@ async def charge(ctx: Ctx, order_id: int) -> str:
 @workflow("checkout", version=1)
 async def checkout(wf: Wf, order_id: int) -> str:
     assert_type(await charge(wf, order_id), str)
-    await charge(wf, "1")  # type: ignore[arg-type]
+    await charge(wf, "1")  # type: ignore[call-overload]
     await wf.sleep(timedelta(days=1))
     payment = await wf.wait(paid, timeout=timedelta(days=3))
     assert_type(payment, Payment | None)
     _ = wf.db  # type: ignore[attr-defined]
     return "paid" if payment and payment.ok else "expired"
+
+
+@worker("charges")
+def charge_again(ctx: SyncCtx, order_id: int) -> None:
+    assert_type(charge(ctx, order_id), str)
 
 
 app = App("shop", register=[place_order, cancel_order, ship, pack, queue_shipment, daily_report, checkout])
