@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
@@ -158,9 +158,9 @@ class Backstage:
         async with self.db.acquire() as connection:
             return await run_queries.get(connection, id=run)
 
-    async def run_end(self, run: str) -> RunEnd | None:
-        """How a run ended, once it has; None when there is no such run."""
-        return await self._runs.end(run)
+    def run_end(self, run: str, limit_s: float | None) -> Awaitable[RunEnd | None]:
+        """How a run ended, once it has; None when there is no such run. `TimeoutError` after so many seconds."""
+        return self._runs.end(run, limit_s)
 
     async def job(self, id: JobId, frame: Frame | None) -> FollowedJob | None:
         """A job as the transaction of that frame sees it, or as it is committed; None when there is none."""

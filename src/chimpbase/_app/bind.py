@@ -149,7 +149,7 @@ class BoundStage:
         del definition, id, input, headers, options
         return False
 
-    def run_end(self, run: str) -> NoReturn:
+    def run_end(self, run: str, limit_s: float | None) -> NoReturn:
         """Refused: it waits for commits of others while the caller's transaction is held open."""
         raise UsageError(
             f"A bound ctx cannot wait for the result of run {run!r}: it would hold your transaction open meanwhile. "

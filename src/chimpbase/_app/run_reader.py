@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, overload
@@ -150,10 +149,8 @@ class RunReader:
         """
         id = id_of(run)
         limit_s = None if timeout is None else seconds(timeout, subject="timeout").total_seconds()
-        waiting = self._backstage.run_end(id)  # refused here where there may be no event loop to have a timeout
         try:
-            async with asyncio.timeout(limit_s):
-                end = await waiting
+            end = await self._backstage.run_end(id, limit_s)
         except TimeoutError as error:
             raise AttemptTimeout(f"run {id!r} has not ended within {limit_s:g} s") from error
         if end is None:

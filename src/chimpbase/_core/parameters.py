@@ -57,6 +57,13 @@ class Parameters:
     where: str
     skip: int
     _signature: inspect.Signature
+    _body: Parameter | None = field(init=False, repr=False, compare=False)
+    _all_placed: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        only = self.items[0] if len(self.items) == 1 else None
+        object.__setattr__(self, "_body", only if only and only.codec.is_object else None)
+        object.__setattr__(self, "_all_placed", all(item.kind in _PLACED for item in self.items))
 
     @classmethod
     def from_function(cls, fn: Callable[..., Any], *, skip: int = 1) -> Parameters:
@@ -84,8 +91,7 @@ class Parameters:
     @property
     def body(self) -> Parameter | None:
         """The only parameter, when its type is an object: then the body is that value, not an object around it."""
-        only = self.items[0] if len(self.items) == 1 else None
-        return only if only and only.codec.is_object else None
+        return self._body
 
     @property
     def return_codec(self) -> Codec[Any]:
@@ -175,7 +181,7 @@ class Parameters:
 
     def _bound(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         by_place = tuple(args)
-        if not kwargs and len(by_place) == len(self.items) and all(item.kind in _PLACED for item in self.items):
+        if self._all_placed and not kwargs and len(by_place) == len(self.items):
             return {item.name: value for item, value in zip(self.items, by_place, strict=True)}
         try:
             bound = self._signature.bind(*[None] * self.skip, *by_place, **kwargs)
