@@ -162,9 +162,11 @@ async def _play(director: Director, dsn: str, directory: Path, runtimes: int) ->
                 await passing(0.5)
         finally:
             director.release()
+        if director.broken:
+            return
         await until(lambda: _is_idle(director), deadline_s=20)
     notes = Counter(row[0] for row in director.watch.execute("select note from ledger").fetchall())
-    if notes != _WANTED and not director.broken:
+    if notes != _WANTED:
         director.broken.append(f"in the end: too much {notes - _WANTED}, too little {_WANTED - notes}")
 
 

@@ -48,13 +48,16 @@ def test_what_a_seed_breaks_is_broken_again_by_the_script_that_is_told(
 ) -> None:
     # as if it were a bug that a process is declared dead: some seed does it
     monkeypatch.setitem(BROKEN, "nobody is dead", "select id from chimpbase.process where dead_at is not null")
-    failed = next(one for one in (play(clean(stage), tmp_path, seed) for seed in range(1, 13)) if one.broken)
+
+    def again(seed: int, **decided: Any) -> Played:
+        return play(clean(stage), tmp_path, seed, runtimes=1, **decided)
+
+    failed = next(one for one in map(again, range(1, 13)) if one.broken)
     line = words(failed.script)
-    again = play(clean(stage), tmp_path, failed.seed, script=read(line))
-    in_order = play(clean(stage), tmp_path, failed.seed, wanted=failed.order)
+    scripted, ordered = again(failed.seed, script=read(line)), again(failed.seed, wanted=failed.order)
     assert rule(failed) == "nobody is dead"
-    assert (again.trace, again.broken) == (in_order.trace, in_order.broken) == (failed.trace, failed.broken)
-    assert f"python -m tests.faults.shrinking --seed {failed.seed} --script '{line}'" in told(failed, again)
+    assert (scripted.trace, scripted.broken) == (ordered.trace, ordered.broken) == (failed.trace, failed.broken)
+    assert f"python -m tests.faults.shrinking --seed {failed.seed} --script '{line}'" in told(failed, scripted)
 
 
 def test_shrinking_leaves_what_is_needed_in_its_order() -> None:
