@@ -56,6 +56,11 @@ def _jobs(app: App) -> None:
     async def write(ctx: Ctx, text: str) -> None:
         await note(ctx, text)
 
+    @app.worker("relay")
+    async def relay(ctx: Ctx, text: str) -> None:
+        await ctx.queue.enqueue("write", text)
+        await ctx.queue.enqueue("write", text, delay=timedelta(milliseconds=20))
+
     @app.worker("batch")
     async def batch(ctx: Ctx, text: str) -> None: ...
 
@@ -335,6 +340,13 @@ SCENES: tuple[Scene, ...] = (
         left={"kv": 1},
     ),
     Scene(name="admit", where="engine", labels=_ENGINE | {"gates"}, arrange=enqueued("gated"), notes=("x",)),
+    Scene(
+        name="carry",
+        where="engine",
+        labels=_ENGINE | {"carried", "begin", "commit"},
+        arrange=enqueued("relay"),
+        notes=("x", "x"),
+    ),
     Scene(name="batch", where="app", labels=_TX, arrange=enqueued_twice("many"), notes=("x", "x")),
     Scene(
         name="put a document, enqueue a unique job",

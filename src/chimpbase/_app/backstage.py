@@ -8,8 +8,11 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from chimpbase._app.crew import Crew
 from chimpbase._app.entries import Entry
+from chimpbase._app.luggage import JobIds
 from chimpbase._app.queue_names import queue_name
 from chimpbase._app.registry import Registry
 from chimpbase._app.run_options import RunOptions, encode_attributes
@@ -20,7 +23,7 @@ from chimpbase._app.stream_reading import follow
 from chimpbase._app.tokens import Queue, Stream
 from chimpbase._app.unit import Frame, Unit
 from chimpbase._core.errors import NotRegistered
-from chimpbase._core.values import JobId, NewJob, NewRun, QueueId, QueueSpec, RunEnd, RunStatus
+from chimpbase._core.values import CarriedJob, JobId, NewJob, NewRun, QueueId, QueueSpec, RunEnd, RunStatus
 from chimpbase._engine.engine import Engine
 from chimpbase._pg.coalescer import Coalescer
 from chimpbase._pg.db import Db
@@ -56,7 +59,7 @@ class Backstage:
         self._runs = RunWatch(lanes, is_here=engine.activator.is_here)
         self._alone: Coalescer[NewJob, JobId] = Coalescer(self._enqueue_together, max_batch=1000, lanes=2)
         self._starts: Coalescer[NewRun, bool] = Coalescer(self._start_together, max_batch=500, lanes=2)
-        self._lanes = lanes
+        self._lanes, self._job_ids = lanes, JobIds(lanes)
         self._reports: Coalescer[following.Report, None] = Coalescer(self._report_together, max_batch=1000)
         engine.watch_ended(self._runs.ended)
 
@@ -97,11 +100,24 @@ class Backstage:
             raise NotRegistered("queue", queue.name, self._queue_ids)
         return self._queue_ids[queue.name]
 
-    async def enqueue(self, frame: Frame, new: NewJob, payloads: Sequence[str]) -> list[JobId]:
+    async def enqueue(
+        self, frame: Frame, new: NewJob, payloads: Sequence[str], wake: Callable[[], None]
+    ) -> list[JobId]:
         """Store a job like `new` for each of the payloads, of which it has the first, in the transaction of a frame.
 
-        Outside of one, a single job goes in a commit shared with its likes, and several in a transaction of their own.
+        `wake` is called after the commit. Outside of a transaction a single job goes in a commit shared with its likes,
+        and several in a transaction of their own.
         """
+        carried = await self._carry(frame, new, payloads, wake)
+        if carried is not None:
+            return carried
+        ids = await self._store(frame, new, payloads)
+        if frame.unit.transactional or len(payloads) > 1 or not new.plain:
+            # a single job outside a transaction is told of by whoever stored it, unless it runs already
+            frame.after_commit.append(wake)
+        return ids
+
+    async def _store(self, frame: Frame, new: NewJob, payloads: Sequence[str]) -> list[JobId]:
         if new.asked is not None:
             async with frame.statement() as connection:
                 return await jobs.enqueue_with(connection, new, payloads)
@@ -115,6 +131,22 @@ class Backstage:
                 return await jobs.enqueue_many(connection, new, payloads)
         async with self.db.transaction() as connection:
             return await jobs.enqueue_many(connection, new, payloads)
+
+    async def _carry(
+        self, frame: Frame, new: NewJob, payloads: Sequence[str], wake: Callable[[], None]
+    ) -> list[JobId] | None:
+        """Leave them to the end of the job whose handler enqueues them; None when they are to be stored at once."""
+        if new.asked is not None or not frame.unit.can_carry(frame, payloads):
+            return None
+        ids = await self._job_ids.take(len(payloads))
+        if not frame.unit.can_carry(frame, payloads):
+            return None  # a transaction was opened meanwhile
+        left = [
+            CarriedJob(id, new if payload is new.payload else structs.replace(new, payload=payload))
+            for id, payload in zip(ids, payloads, strict=True)
+        ]
+        frame.unit.carry(left, wake)
+        return ids
 
     async def _enqueue_together(self, new: list[NewJob]) -> list[JobId]:
         born = await self.engine.enqueue(self.db, new)

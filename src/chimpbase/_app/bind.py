@@ -126,11 +126,15 @@ class BoundStage:
             self._queue_ids[queue.name] = found
         return self._queue_ids[queue.name]
 
-    async def enqueue(self, frame: Frame, new: NewJob, payloads: Sequence[str]) -> list[JobId]:
+    async def enqueue(
+        self, frame: Frame, new: NewJob, payloads: Sequence[str], wake: Callable[[], None]
+    ) -> list[JobId]:
         """Store jobs in the caller's transaction."""
         store = jobs.enqueue_many if new.asked is None else jobs.enqueue_with
         async with frame.statement() as connection:
-            return await store(connection, new, payloads)
+            ids = await store(connection, new, payloads)
+        frame.after_commit.append(wake)
+        return ids
 
     async def job(self, id: JobId, frame: Frame | None) -> FollowedJob | None:
         """A job as the caller's transaction sees it."""

@@ -9,13 +9,14 @@ Invariant: what a frame asked to happen after the commit happens only if the fra
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Protocol
 
 from chimpbase._core.errors import DatabaseError, UsageError
+from chimpbase._core.values import CarriedJob
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Transactional
 from chimpbase._pg.turns import Turns
@@ -158,6 +159,17 @@ class Root(Frame):
     @abstractmethod
     def opened(self) -> bool:
         """Whether a transaction is open."""
+
+    def can_carry(self, frame: Frame, payloads: Sequence[str]) -> bool:
+        """Whether jobs like these, enqueued in a frame, can be left to the end of the job that this is the handler of.
+
+        The answer holds until something is awaited.
+        """
+        return False
+
+    def carry(self, jobs: Sequence[CarriedJob], after_commit: Callable[[], None]) -> None:
+        """Leave these jobs to that end. Only where `can_carry` says so."""
+        raise AssertionError("nothing here is the handler of a job")
 
     @abstractmethod
     async def enter(self, frame: Frame) -> Transactional:

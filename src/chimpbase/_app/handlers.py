@@ -26,7 +26,7 @@ from chimpbase._app.unit import Unit
 from chimpbase._core.codec import Codec
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.values import QueueId, QueueSpec
-from chimpbase._engine.attempt import Attempt, Handler, Handling, Outcome, lost_lease
+from chimpbase._engine.attempt import Attempt, Carried, Handler, Handling, Outcome, lost_lease
 
 _OUTCOMES = (Snooze, Cancel, DeadLetter)
 
@@ -137,7 +137,7 @@ def _handler(backstage: Backstage, definition: Definition, queue_name: str, read
             return newer(attempt, versioned)
         payload = read(job.payload, job.headers)
         attempt.was_read = True
-        unit = Unit(db, title=title, transaction=transaction)
+        unit = Unit(db, title=title, transaction=transaction, carries=True)
         ctx = Ctx(backstage, unit, JobOrigin(caller, job))
         try:
             if child is None:
@@ -151,6 +151,9 @@ def _handler(backstage: Backstage, definition: Definition, queue_name: str, read
                 elif results is not None:
                     attempt.result = results.encode(returned, subject=f"result of {title}")
             if unit.end_untouched():
+                return outcome
+            if outcome is None and (luggage := unit.end_carrying()) is not None:
+                attempt.carried = Carried(luggage.jobs, luggage.after_commit)
                 return outcome
             if (closing := attempt.closing(outcome)) is not None:
                 await unit.commit(last=closing)

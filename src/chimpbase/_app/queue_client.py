@@ -170,10 +170,7 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting, Striking
             terms=terms.stored,
             asked=terms.asked if asked is None else _joined(terms.asked, asked),
         )
-        ids = await self._backstage.enqueue(self._frame, new, texts)
-        if self._frame.unit.transactional or len(texts) > 1 or not new.plain:
-            # a single job outside a transaction is told of by whoever stored it, unless it runs already
-            self._frame.after_commit.append(self._wake(id, terms))
+        ids = await self._backstage.enqueue(self._frame, new, texts, self._wake(id, terms))
         await self._frame.unit.after_statement(self._frame)
         follower = Follower(self._backstage, self._frame, self._in, getattr(queue, "results", None))
         return [handle_of(id, follower) for id in ids]

@@ -8,32 +8,51 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 
 from chimpbase._app.frame import AfterCommit, Frame, Held, Root
+from chimpbase._app.luggage import Luggage
 from chimpbase._core.errors import QueryError, UsageError
+from chimpbase._core.values import CarriedJob
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db, Transactional
+from chimpbase._store import carried
 
 __all__ = ["AfterCommit", "Frame", "Held", "Unit"]
 
 _log = logging.getLogger("chimpbase.transaction")
 _IDLE_WARNING_S = 5.0
+_EMPTY = Luggage()
 
 
 class Unit(Root):
-    """One transaction of one handler, called `title` in messages; without `transaction` each statement commits."""
+    """One transaction of one handler, called `title` in messages; without `transaction` each statement commits.
 
-    __slots__ = ("_alarm", "_connection", "_db", "_resting_since", "_title", "_transactional", "committed")
+    One that `carries` can leave what it has enqueued to the end of its job, as long as no transaction is open.
+    """
 
-    def __init__(self, db: Db, *, title: str, transaction: bool = True) -> None:
+    __slots__ = (
+        "_alarm",
+        "_carries",
+        "_connection",
+        "_db",
+        "_luggage",
+        "_resting_since",
+        "_title",
+        "_transactional",
+        "committed",
+    )
+
+    def __init__(self, db: Db, *, title: str, transaction: bool = True, carries: bool = False) -> None:
         # as the frames around it do, but in one place: a unit is made for each job and for each step
         self.busy = self._ended = self.committed = False
         self._waiting = self._holdings = None
         self.after_commit: list[AfterCommit] = []
         self._db, self._title, self._transactional = db, title, transaction
         self._connection: Connection | None = None
+        self._carries = carries and transaction
+        self._luggage: Luggage | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._resting_since = 0.0  # on the monotonic clock; 0 while a statement runs
 
@@ -47,7 +66,19 @@ class Unit(Root):
 
     @property
     def opened(self) -> bool:
-        return self._connection is not None
+        return self._connection is not None or self._luggage is not None
+
+    def can_carry(self, frame: Frame, payloads: Sequence[str]) -> bool:
+        """See `Root`: only what the handler itself enqueues before its transaction is open, and never very much."""
+        if not self._carries or self._connection is not None or frame is not self or self.busy or self._ended:
+            return False
+        return (self._luggage or _EMPTY).has_room(payloads)
+
+    def carry(self, jobs: Sequence[CarriedJob], after_commit: Callable[[], None]) -> None:
+        """See `Root`."""
+        if self._luggage is None:
+            self._luggage = Luggage()
+        self._luggage.put(jobs, after_commit)
 
     async def enter(self, frame: Frame) -> Connection:
         if self._ended:
@@ -62,6 +93,8 @@ class Unit(Root):
                 await self._db.give_back(connection)
                 raise UsageError(f"The ctx of {self._title} has ended; nothing can be done with it any more.")
             self._connection = connection
+            if self._luggage is not None:
+                await self._unload(connection)
         await frame.save(connection)
         return connection
 
@@ -98,6 +131,9 @@ class Unit(Root):
                 f"{self._title} returned while an action or statement that it began still runs, of which a commit "
                 "would keep half. Await it first."
             )
+        if self._luggage is not None:
+            self._connection = await self._db.begin()
+            await self._unload(self._connection)
         connection, cancelled = self._connection, None
         self._stop_watching()
         if connection is None:
@@ -133,14 +169,22 @@ class Unit(Root):
 
     def end_untouched(self) -> bool:
         """End it if nothing was ever done with it; whether that is so. It spares most jobs a commit of nothing."""
-        if self._connection is not None or self._holdings or self.after_commit or self.busy:
+        if self.opened or self._holdings or self.after_commit or self.busy:
             return False
         self._ended = True
         return True
 
+    def end_carrying(self) -> Luggage | None:
+        """End it if nothing was done with it but to enqueue; what is to be stored with the end of its job then."""
+        luggage = self._luggage
+        if luggage is None or self._holdings or self.after_commit or self.busy:
+            return None
+        self._ended, self._luggage = True, None
+        return luggage
+
     async def rollback(self) -> None:
         """Take everything back. Safe at any time, and more than once."""
-        self._ended = True
+        self._ended, self._luggage = True, None
         self._stop_watching()
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -160,6 +204,13 @@ class Unit(Root):
 
     def check_on_commit(self) -> None:
         """See `Root`: this transaction is ours, so its commit is, too."""
+
+    async def _unload(self, connection: Connection) -> None:
+        """Store what was to be carried, before anything else is done in the transaction."""
+        assert self._luggage is not None
+        luggage, self._luggage = self._luggage, None
+        await carried.enqueue(connection, luggage.jobs)
+        self.after_commit += luggage.after_commit
 
     async def _confirm(self, connection: Connection | None) -> None:
         for held in (self._holdings or {}).values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, NewType
+from typing import Any, Literal, NamedTuple, NewType
 
 import msgspec
 
@@ -59,6 +59,13 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def plain(self) -> bool:
         """Whether it is ready at once and runs like any other."""
         return self.delay is None and self.run_at is None and self.terms is None
+
+
+class CarriedJob(NamedTuple):
+    """A job to be stored together with the end of the one whose handler enqueued it, under an id drawn before."""
+
+    id: JobId
+    new: NewJob
 
 
 class ClaimedJob(msgspec.Struct, frozen=True, gc=False):

@@ -9,16 +9,24 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 from chimpbase._core.errors import DatabaseError, LeaseLost
 from chimpbase._core.outcomes import Cancel, DeadLetter, Snooze
 from chimpbase._core.retry import Retry
-from chimpbase._core.values import ClaimedJob, JobId, ProcessId, QueueId, QueueKind
+from chimpbase._core.values import CarriedJob, ClaimedJob, JobId, ProcessId, QueueId, QueueKind
 from chimpbase._engine.failures import error_record
 from chimpbase._pg.connection import Connection
 from chimpbase._store import cancels, jobs
 
 Outcome = Snooze | Cancel | DeadLetter | None
+
+
+class Carried(NamedTuple):
+    """Jobs that a handler enqueued, and what is to be called once they are committed."""
+
+    jobs: Sequence[CarriedJob]
+    after_commit: Sequence[Callable[[], object]]
 
 
 class Attempt:
@@ -27,16 +35,18 @@ class Attempt:
     `result` is what came of it, as JSON text, to be kept. `settled` becomes true once its end is committed; a handler
     that used `settle` sets it after its COMMIT.
     `was_read` becomes true once the payload has been read: what is wrong after that is the handler's. `limit` is there
-    while the attempt's timeout runs.
+    while the attempt's timeout runs. `carried` is what is to be stored together with its end, when it opened no
+    transaction.
     """
 
-    __slots__ = ("job", "limit", "process", "queue_name", "result", "settled", "was_read")
+    __slots__ = ("carried", "job", "limit", "process", "queue_name", "result", "settled", "was_read")
 
     def __init__(self, job: ClaimedJob, process: ProcessId, queue_name: str) -> None:
         self.job, self.process, self.queue_name = job, process, queue_name
         self.settled = self.was_read = False
         self.result: str | None = None
         self.limit: asyncio.Timeout | None = None
+        self.carried: Carried | None = None
 
     def hold_clock(self, *, most_s: float) -> Callable[[], None]:
         """Stop the clock of the attempt's timeout, for so long at most; it goes on when the answer is called."""

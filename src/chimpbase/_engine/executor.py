@@ -19,7 +19,7 @@ from chimpbase._core.text import name_and_message
 from chimpbase._core.values import ClaimedJob, ProcessId
 from chimpbase._engine.attempt import Attempt, Handling, Outcome, Told
 from chimpbase._engine.failures import Again, Bury, decide, error_record, failure_record
-from chimpbase._engine.finisher import Finisher
+from chimpbase._engine.finisher import Carrying, Finisher
 from chimpbase._store import cancels, jobs
 
 _log = logging.getLogger("chimpbase.job")
@@ -131,6 +131,8 @@ class Executor:
         job = attempt.job
         if attempt.settled:
             self._finisher.settled(job)
+        elif attempt.carried is not None:
+            self._finisher.finish_with(Carrying(job.id, job.attempt, attempt.result, attempt.carried))
         elif outcome is None:
             self._finisher.finish(jobs.Finished(job.id, job.attempt, attempt.result))
         else:

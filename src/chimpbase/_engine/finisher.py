@@ -14,14 +14,15 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from chimpbase._core.errors import DatabaseError, OutcomeUnknown
 from chimpbase._core.values import ClaimedJob, JobId, ProcessId
+from chimpbase._engine.attempt import Carried
 from chimpbase._engine.job_watch import JobWatch
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Db
-from chimpbase._store import cancels
+from chimpbase._store import cancels, carried
 from chimpbase._store import jobs as store
 
 _BATCH = 1000
@@ -43,6 +44,15 @@ class _End(Protocol):
 
 
 E = TypeVar("E", bound=_End)
+
+
+class Carrying(NamedTuple):
+    """The end of an attempt together with what it carries; `result` is JSON text."""
+
+    id: JobId
+    attempt: int
+    result: str | None
+    carried: Carried
 
 
 class _Lane(Generic[E]):
@@ -160,12 +170,14 @@ class Finisher:
         self._holdings = holdings
         self._watcher: Callable[[Iterable[tuple[JobId, int]]], None] | None = None
 
-        def lane(settle: Callable[..., Awaitable[set[JobId]]]) -> _Lane[_End]:
-            return _Lane(db, settle, process=process, random=random, on_settled=self._settled)
+        def lane(
+            settle: Callable[..., Awaitable[set[JobId]]], on_settled: Callable[[Sequence[Any]], None] = self._settled
+        ) -> _Lane[Any]:
+            return _Lane(db, settle, process=process, random=random, on_settled=on_settled)
 
         self._finish, self._put_off = lane(_finish), lane(store.put_off)
         self._dead_letter, self._give_back = lane(store.dead_letter), lane(store.give_back)
-        self._cancel = lane(cancels.finish)
+        self._cancel, self._finish_with = lane(cancels.finish), lane(_finish_with, self._settled_with)
         self._pending = 0
         self.watch = JobWatch()
 
@@ -191,6 +203,11 @@ class Finisher:
         self._pending += 1
         self._finish.push(end)
 
+    def finish_with(self, end: Carrying) -> None:
+        """Remove a job as done, and store what it carries, in one commit."""
+        self._pending += 1
+        self._finish_with.push(end)
+
     def put_off(self, end: store.PutOff) -> None:
         """Move a job to a later time."""
         self._pending += 1
@@ -213,7 +230,7 @@ class Finisher:
 
     async def drain(self, *, patience_s: float) -> None:
         """Write what is waiting, for `patience_s` at most."""
-        lanes = (self._finish, self._put_off, self._dead_letter, self._give_back, self._cancel)
+        lanes = (self._finish, self._finish_with, self._put_off, self._dead_letter, self._give_back, self._cancel)
         try:
             async with asyncio.timeout(patience_s):
                 await asyncio.gather(*(lane.drained() for lane in lanes))
@@ -231,6 +248,12 @@ class Finisher:
             for end in ends:
                 self.watch.tell(end.id)
 
+    def _settled_with(self, ends: Sequence[Carrying]) -> None:
+        self._settled(ends)
+        for end in ends:
+            for callback in end.carried.after_commit:
+                callback()
+
 
 async def _finish(connection: Connection, *, process: ProcessId, jobs: Sequence[store.Finished]) -> set[JobId]:
     """Nearly always all are in their first attempt and leave nothing, which is written with half the work."""
@@ -238,3 +261,15 @@ async def _finish(connection: Connection, *, process: ProcessId, jobs: Sequence[
     if any(map(_result, jobs)) or set(map(_attempt, jobs)) != {attempt}:
         return await store.finish(connection, process=process, jobs=jobs)
     return await store.finish_alike(connection, process=process, ids=list(map(_id, jobs)), attempt=attempt)
+
+
+async def _finish_with(connection: Connection, *, process: ProcessId, jobs: Sequence[Carrying]) -> set[JobId]:
+    """What a job carries is stored if and only if it was still held, in the transaction that ends it."""
+    # of two attempts of one job only the later one can hold it
+    last = {end.id: end for end in sorted(jobs, key=_attempt)}
+    await connection.begin()
+    ends = [store.Finished(end.id, end.attempt, end.result) for end in last.values()]
+    held = await _finish(connection, process=process, jobs=ends)
+    await carried.enqueue(connection, [one for id, end in last.items() if id in held for one in end.carried.jobs])
+    await connection.commit()
+    return held

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from operator import itemgetter
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from chimpbase._core.errors import UsageError
 from chimpbase._pg import lexer
 
+T = TypeVar("T")
 _NAME_LINE: Final = re.compile(r"^--[ \t]*name:[ \t]*(?P<name>.*?)[ \t]*$", re.MULTILINE)
 
 _NUMBER: Final = re.compile(r"\$(\d+)")
@@ -128,6 +129,11 @@ def parse(text: str, *, origin: str) -> Statements:
             raise UsageError(f"{origin} has two statements named {name!r}. Rename one.")
         found[name] = _statement(shelf, name, text[head.end() : end])
     return Statements(origin, found)
+
+
+def sparse(column: list[T]) -> list[T]:
+    """A column to be sent as an array, or an empty one when nothing is in it: for `unnest` that is as good as nulls."""
+    return column if any(column) else []
 
 
 def _statement(shelf: str, name: str, block: str) -> Statement:

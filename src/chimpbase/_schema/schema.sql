@@ -1554,13 +1554,14 @@ CREATE OR REPLACE FUNCTION chimpbase.enqueue_jobs(queues integer[], payloads tex
 AS $function$
 declare
   gated int[];
+  drawn constant boolean := ids is not null;
 begin
   if ids is null and cardinality(queues) = 1 and delays[1] is null and dues[1] is null then
     -- most calls are of one ready job, and arrays cost more than that; where there is a gate, this does nothing
     insert into chimpbase.job (id, sort, queue, payload, priority, max_attempts, headers, key, terms)
-    select drawn, drawn, queues[1], payloads[1], coalesce(priorities[1], 0::smallint), enqueue_jobs.max_attempts[1],
+    select new.id, new.id, queues[1], payloads[1], coalesce(priorities[1], 0::smallint), enqueue_jobs.max_attempts[1],
       enqueue_jobs.headers[1], keys[1], enqueue_jobs.terms[1]
-    from nextval('chimpbase.job_id') as drawn
+    from nextval('chimpbase.job_id') as new (id)
     where not exists (select 1 from chimpbase.gate where gate.queue = queues[1])
     returning array[id] into ids;
     if found then
@@ -1572,8 +1573,8 @@ begin
     select array_agg(nextval('chimpbase.job_id') order by n) into ids from generate_series(1, cardinality(queues)) n;
   end if;
   insert into chimpbase.job (id, sort, queue, payload, priority, max_attempts, headers, key, terms)
-  select new.id, new.id, new.queue, new.payload, coalesce(new.priority, 0::smallint), new.max_attempts, new.headers,
-    new.key, new.terms
+  select new.id, case when drawn then nextval('chimpbase.job_id') else new.id end, new.queue, new.payload,
+    coalesce(new.priority, 0::smallint), new.max_attempts, new.headers, new.key, new.terms
   from unnest(ids, queues, payloads, delays, dues, priorities, enqueue_jobs.max_attempts, enqueue_jobs.headers, keys,
       enqueue_jobs.terms)
     as new (id, queue, payload, delay, due, priority, max_attempts, headers, key, terms)

@@ -18,7 +18,7 @@ from chimpbase._core.errors import AlreadyEnqueued, NotFound, UsageError
 from chimpbase._core.values import ClaimedJob, DeathReason, JobId, NewJob, ProcessId, QueueId
 from chimpbase._pg.connection import Connection
 from chimpbase._pg.db import Queryable
-from chimpbase._pg.statements import load
+from chimpbase._pg.statements import load, sparse
 
 _SQL = load("chimpbase._store", "jobs.sql")
 T = TypeVar("T")
@@ -99,21 +99,16 @@ async def enqueue(connection: Queryable, jobs: Sequence[NewJob]) -> list[JobId]:
         *_SQL.enqueue.bind(
             queues=[job.queue for job in jobs],
             payloads=[job.payload for job in jobs],
-            delays=_given([job.delay for job in jobs]),
-            dues=_given([job.run_at for job in jobs]),
-            priorities=_given([job.priority for job in jobs]),
-            max_attempts=_given([job.max_attempts for job in jobs]),
+            delays=sparse([job.delay for job in jobs]),
+            dues=sparse([job.run_at for job in jobs]),
+            priorities=sparse([job.priority for job in jobs]),
+            max_attempts=sparse([job.max_attempts for job in jobs]),
             headers=[job.headers for job in jobs],
-            keys=_given([job.key for job in jobs]),
-            terms=_given([job.terms for job in jobs]),
+            keys=sparse([job.key for job in jobs]),
+            terms=sparse([job.terms for job in jobs]),
         )
     )
     return list(ids or ())
-
-
-def _given(column: list[T]) -> list[T]:
-    """The column, or nothing when no job has anything there: it is then as good as a column of nulls."""
-    return column if any(column) else []
 
 
 async def enqueue_many(connection: Queryable, new: NewJob, payloads: Sequence[str]) -> list[JobId]:
@@ -221,7 +216,7 @@ async def finish(connection: Connection, *, process: ProcessId, jobs: Sequence[F
             process=process,
             ids=list(map(_id, jobs)),
             attempts=list(map(_attempt, jobs)),
-            results=_given(list(map(_result, jobs))),
+            results=sparse(list(map(_result, jobs))),
         )
     )
     return set(gone)

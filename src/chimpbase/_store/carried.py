@@ -1,0 +1,38 @@
+"""Carried jobs: stored together with the end of the job whose handler enqueued them, under ids drawn before.
+
+Each function runs the statement of the same name in `carried.sql`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chimpbase._core.values import CarriedJob, JobId
+from chimpbase._pg.db import Queryable
+from chimpbase._pg.statements import load, sparse
+
+_SQL = load("chimpbase._store", "carried.sql")
+
+
+async def draw(connection: Queryable, *, count: int) -> list[JobId]:
+    """Ids for that many jobs to come."""
+    return await connection.fetch_value(*_SQL.draw.bind(count=count))
+
+
+async def enqueue(connection: Queryable, carried: Sequence[CarriedJob]) -> None:
+    """Store jobs under their ids."""
+    jobs = [one.new for one in carried]
+    await connection.fetch_value(
+        *_SQL.enqueue.bind(
+            ids=[one.id for one in carried],
+            queues=[job.queue for job in jobs],
+            payloads=[job.payload for job in jobs],
+            delays=sparse([job.delay for job in jobs]),
+            dues=sparse([job.run_at for job in jobs]),
+            priorities=sparse([job.priority for job in jobs]),
+            max_attempts=sparse([job.max_attempts for job in jobs]),
+            headers=[job.headers for job in jobs],
+            keys=sparse([job.key for job in jobs]),
+            terms=sparse([job.terms for job in jobs]),
+        )
+    )
