@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 
 import asyncpg
@@ -11,7 +12,18 @@ import pytest
 
 from chimpbase import App, Ctx, Limits, Retry, Snooze, SyncCtx
 from chimpbase._app.luggage import MOST_JOBS
-from tests.running import Ear, Start, history, is_idle, listen_to_handlers, notes, the_value
+from chimpbase.errors import Unreachable, UsageError
+from tests.running import (
+    Ear,
+    Start,
+    errors_of,
+    history,
+    is_idle,
+    listen_to_engine,
+    listen_to_handlers,
+    notes,
+    the_value,
+)
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -184,3 +196,106 @@ async def test_what_an_attempt_without_its_lease_enqueued_is_never_stored(
         go_on.set()
         await until(lambda: is_idle(outside))
     assert await notes(outside) == ["once"]
+
+
+async def test_an_attempt_whose_jobs_the_database_refuses_has_failed_and_its_neighbours_have_not(
+    start: Start, outside: asyncpg.Connection
+) -> None:
+    app, _ = relays()
+
+    @app.worker("pass.on", retry=ONCE, concurrency=20)
+    async def pass_on(ctx: Ctx, n: int) -> None:
+        await ctx.queue.enqueue("write", str(n))
+
+    async with start(app):
+        # 6 itself is welcome, and what comes of it is not
+        await outside.execute("""alter table chimpbase.job add constraint taste check (payload <> '"6"')""")
+        async with app.transaction() as ctx:
+            await ctx.queue.enqueue_many("pass.on", range(12))
+        await until(lambda: is_idle(outside))
+    assert sorted(await notes(outside)) == sorted(str(n) for n in range(12) if n != 6)
+    (dead,) = await history(outside, "job_dead")
+    assert [(attempt, kind) for attempt, kind, _ in errors_of(dead)] == [(1, "CheckViolation")]
+
+
+async def test_what_could_not_be_stored_when_a_transaction_began_is_stored_later(
+    start: Start, outside: asyncpg.Connection
+) -> None:
+    app, _ = relays()
+    failing = ["the first time"]
+
+    @app.worker("stubborn", retry=ONCE)
+    async def stubborn(ctx: Ctx, note: str) -> None:
+        await ctx.queue.enqueue("write", note)
+        with pytest.raises(Unreachable):
+            await ctx.db.fetch_value("select 1")
+
+    def lose(sql: str) -> None:
+        if "carried.enqueue" in sql and failing:
+            failing.clear()
+            raise ConnectionResetError
+
+    async with start(app) as runtime:
+        listen_to_handlers(runtime, Ear(before=lose))
+        await app.ctx.queue.enqueue("stubborn", "still here")
+        await until(lambda: is_idle(outside))
+    assert not failing
+    assert await notes(outside) == ["still here"]
+
+
+async def test_a_handler_that_does_not_await_its_enqueue_fails(start: Start, outside: asyncpg.Connection) -> None:
+    app, _ = relays()
+    drawing, go_on, left = asyncio.Event(), asyncio.Event(), set[asyncio.Task[Any]]()
+
+    @app.worker("hasty", retry=ONCE)
+    async def hasty(ctx: Ctx, note: str) -> None:
+        left.add(asyncio.ensure_future(ctx.queue.enqueue("write", note)))
+        await drawing.wait()
+
+    async def hold(sql: str) -> None:
+        if "carried.draw" in sql:
+            drawing.set()
+            await go_on.wait()
+
+    async with start(app) as runtime:
+        listen_to_engine(runtime, Ear(before=hold))
+        await app.ctx.queue.enqueue("hasty", "never")
+        await until(lambda: is_idle(outside))
+        go_on.set()
+        with pytest.raises(UsageError, match="has ended"):
+            await left.pop()
+    (dead,) = await history(outside, "job_dead")
+    assert "still runs" in errors_of(dead)[0][2]
+    assert await notes(outside) == []
+
+
+async def test_a_delay_counts_from_the_call(start: Start, outside: asyncpg.Connection) -> None:
+    app, _ = relays()
+
+    @app.worker("slow")
+    async def slow(ctx: Ctx, note: str) -> None:
+        await ctx.queue.enqueue("write.singly", "delayed", delay=0.05)
+        called_s = monotonic()
+        await until(lambda: monotonic() > called_s + 0.05)
+        await ctx.queue.enqueue("write.singly", "at once")
+
+    @app.worker("write.singly", concurrency=1)
+    async def write(ctx: Ctx, note: str) -> None:
+        await ctx.db.execute("insert into ledger values ('write', $1)", note)
+
+    # nobody looks around by itself in that time: whoever stores them must tell
+    async with start(app, poll=timedelta(seconds=60), notify=False):
+        await app.ctx.queue.enqueue("slow", "")
+        await until(lambda: is_idle(outside))
+    assert await notes(outside) == ["delayed", "at once"]
+
+
+async def test_a_job_of_an_instant_that_has_passed_begins_at_once(start: Start, outside: asyncpg.Connection) -> None:
+    app, _ = relays()
+    async with start(app, poll=timedelta(seconds=60), notify=False):
+        await app.ctx.queue.enqueue("write", "now")
+        await until(lambda: is_idle(outside))
+        async with app.transaction() as ctx:
+            await ctx.queue.enqueue("write", "past", run_at=datetime(2020, 1, 1, tzinfo=UTC))
+        await until(lambda: is_idle(outside))
+    assert await notes(outside) == ["now", "past"]

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
@@ -136,17 +137,23 @@ class Backstage:
         self, frame: Frame, new: NewJob, payloads: Sequence[str], wake: Callable[[], None]
     ) -> list[JobId] | None:
         """Leave them to the end of the job whose handler enqueues them; None when they are to be stored at once."""
-        if new.asked is not None or not frame.unit.can_carry(frame, payloads):
-            return None
-        ids = await self._job_ids.take(len(payloads))
-        if not frame.unit.can_carry(frame, payloads):
-            return None  # a transaction was opened meanwhile
-        left = [
-            CarriedJob(id, new if payload is new.payload else structs.replace(new, payload=payload))
-            for id, payload in zip(ids, payloads, strict=True)
-        ]
-        frame.unit.carry(left, wake)
-        return ids
+        while new.asked is None and frame.unit.can_carry(frame, payloads):
+            ids = self._job_ids.take(len(payloads))
+            if ids is not None:
+                since_s = monotonic()
+                left = [
+                    CarriedJob(id, new if payload is new.payload else structs.replace(new, payload=payload), since_s)
+                    for id, payload in zip(ids, payloads, strict=True)
+                ]
+                frame.unit.carry(left, wake)
+                return ids
+            # with the turn, so that a handler that returns without awaiting this fails, as with any statement
+            await frame.take_turn()
+            try:
+                await self._job_ids.draw(len(payloads))
+            finally:
+                frame.pass_turn()
+        return None
 
     async def _enqueue_together(self, new: list[NewJob]) -> list[JobId]:
         born = await self.engine.enqueue(self.db, new)

@@ -49,14 +49,18 @@ class JobIds:
     def __init__(self, db: Db) -> None:
         self._db, self._ids, self._lock = db, list[JobId](), asyncio.Lock()
 
-    async def take(self, count: int) -> list[JobId]:
-        """So many ids that nobody else has, `_BLOCK` at most, in order."""
-        while len(self._ids) < count:
-            async with self._lock:
-                if len(self._ids) < count:
-                    drawn = await carried.draw(self._db, count=_BLOCK)
-                    # taken from the end, so the lowest is there
-                    self._ids = [*reversed(drawn), *self._ids]
+    async def draw(self, count: int) -> None:
+        """See to it that so many are there, `_BLOCK` at most. Others may take them first."""
+        async with self._lock:
+            if len(self._ids) < count:
+                drawn = await carried.draw(self._db, count=_BLOCK)
+                # taken from the end, so the lowest is there
+                self._ids = [*reversed(drawn), *self._ids]
+
+    def take(self, count: int) -> list[JobId] | None:
+        """So many ids that nobody else has, in order; None when fewer are there."""
+        if len(self._ids) < count:
+            return None
         taken = self._ids[-count:]
         del self._ids[-count:]
         return taken[::-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 import msgspec
@@ -178,20 +179,17 @@ class QueueClient(QueueOperations, DeadLetters, Explaining, Inspecting, Striking
     def _wake(self, queue: QueueId, terms: Terms) -> Callable[[], None]:
         """What to tell the engine after the commit."""
         engine = self._backstage.engine
-        if terms.asked is not None:
+        if terms.asked is not None or terms.run_at is not None or terms.delay:
+            # what was replaced may be ready now, or be due at any time; and only the database's clock knows `run_at`
+            due_s = monotonic() + terms.delay.total_seconds() if terms.delay and terms.asked is None else 0.0
 
             def both() -> None:
-                # what was replaced may be ready now, or be due at any time
-                engine.ready([queue])
-                engine.later(0.0)
+                left_s = due_s - monotonic()
+                if left_s <= 0:
+                    engine.ready([queue])
+                engine.later(left_s)
 
             return both
-        if terms.run_at is not None:
-            # only the database's clock knows how long that is; the promoter asks it
-            return lambda: engine.later(0.0)
-        if terms.delay:
-            delay_s = terms.delay.total_seconds()
-            return lambda: engine.later(delay_s)
         return lambda: engine.ready([queue])
 
 

@@ -88,13 +88,7 @@ class Unit(Root):
         self._resting_since = 0.0
         connection = self._connection
         if connection is None:
-            connection = await self._db.begin()
-            if self._ended:  # it was given up meanwhile
-                await self._db.give_back(connection)
-                raise UsageError(f"The ctx of {self._title} has ended; nothing can be done with it any more.")
-            self._connection = connection
-            if self._luggage is not None:
-                await self._unload(connection)
+            connection = self._connection = await self._open()
         await frame.save(connection)
         return connection
 
@@ -125,15 +119,15 @@ class Unit(Root):
             QueryError: an earlier statement failed and its error was caught; nothing was committed.
             UsageError: something that the handler began still runs; nothing was committed.
         """
+        if self._luggage is not None and not self.busy:
+            async with self.statement():
+                pass  # to enter is to store what it has with it
         if self._transactional and self.busy:
             await self.rollback()
             raise UsageError(
                 f"{self._title} returned while an action or statement that it began still runs, of which a commit "
                 "would keep half. Await it first."
             )
-        if self._luggage is not None:
-            self._connection = await self._db.begin()
-            await self._unload(self._connection)
         connection, cancelled = self._connection, None
         self._stop_watching()
         if connection is None:
@@ -205,12 +199,21 @@ class Unit(Root):
     def check_on_commit(self) -> None:
         """See `Root`: this transaction is ours, so its commit is, too."""
 
-    async def _unload(self, connection: Connection) -> None:
-        """Store what was to be carried, before anything else is done in the transaction."""
-        assert self._luggage is not None
+    async def _open(self) -> Connection:
+        """Begin, and store what was to be carried. When that fails nothing was begun, and it is still with us."""
+        connection = await self._db.begin()
+        try:
+            if self._luggage is not None:
+                await carried.enqueue(connection, self._luggage.jobs, now_s=monotonic())
+            if self._ended:  # it was given up meanwhile
+                raise UsageError(f"The ctx of {self._title} has ended; nothing can be done with it any more.")
+        except BaseException:
+            await asyncio.shield(self._db.give_back(connection))
+            raise
         luggage, self._luggage = self._luggage, None
-        await carried.enqueue(connection, luggage.jobs)
-        self.after_commit += luggage.after_commit
+        if luggage is not None:
+            self.after_commit += luggage.after_commit
+        return connection
 
     async def _confirm(self, connection: Connection | None) -> None:
         for held in (self._holdings or {}).values():

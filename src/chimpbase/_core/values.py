@@ -66,6 +66,12 @@ class CarriedJob(NamedTuple):
 
     id: JobId
     new: NewJob
+    since_s: float  # when it was enqueued, on the monotonic clock
+
+    def delay_left(self, now_s: float) -> timedelta | None:
+        """What is left of its delay, which counts from when it was enqueued."""
+        delay = self.new.delay
+        return None if delay is None else max(timedelta(0), delay - timedelta(seconds=now_s - self.since_s))
 
 
 class ClaimedJob(msgspec.Struct, frozen=True, gc=False):

@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from time import perf_counter
 from typing import TypeVar
 
@@ -132,7 +133,9 @@ class Executor:
         if attempt.settled:
             self._finisher.settled(job)
         elif attempt.carried is not None:
-            self._finisher.finish_with(Carrying(job.id, job.attempt, attempt.result, attempt.carried))
+            self._finisher.finish_with(
+                Carrying(job.id, job.attempt, attempt.result, attempt.carried, partial(self._failed, handling, attempt))
+            )
         elif outcome is None:
             self._finisher.finish(jobs.Finished(job.id, job.attempt, attempt.result))
         else:

@@ -4,7 +4,8 @@ Each kind of end has a lane of its own. A lane takes all that is waiting, writes
 came meanwhile: no timer, so an end is written at once when nothing else is, and under load the batches form alone.
 
 Nobody waits for an end. One that cannot be written because the database is away stays in its lane until it can; its job
-stays leased, so nobody else runs it meanwhile. One whose lease was lost is reported, and changed nothing.
+stays leased, so nobody else runs it meanwhile. One whose lease was lost is reported, and changed nothing. An attempt
+that carries something which the database refuses has failed, as if its handler had stored it itself.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from operator import attrgetter
+from time import monotonic
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from chimpbase._core.errors import DatabaseError, OutcomeUnknown
@@ -26,6 +28,7 @@ from chimpbase._store import cancels, carried
 from chimpbase._store import jobs as store
 
 _BATCH = 1000
+_BATCH_WITH = 500  # of what carries: some 8,000 jobs and 8 MB at most
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 _log = logging.getLogger("chimpbase.job")
 _fence, _id, _attempt, _result = (
@@ -47,12 +50,13 @@ E = TypeVar("E", bound=_End)
 
 
 class Carrying(NamedTuple):
-    """The end of an attempt together with what it carries; `result` is JSON text."""
+    """The end of an attempt together with what it carries; `result` is JSON text. `refused` is told why it cannot."""
 
     id: JobId
     attempt: int
     result: str | None
     carried: Carried
+    refused: Callable[[DatabaseError], None]
 
 
 class _Lane(Generic[E]):
@@ -65,10 +69,13 @@ class _Lane(Generic[E]):
         *,
         process: Callable[[], ProcessId],
         random: Callable[[], float],
-        on_settled: Callable[[Sequence[_End]], None],
+        on_settled: Callable[[Sequence[E]], None],
+        on_refused: Callable[[E, DatabaseError], None] | None = None,
+        batch: int = _BATCH,
     ) -> None:
+        """`on_refused` is given an end that the database refuses for its own sake; else it is tried again and again."""
         self._db, self._settle, self._process, self._random = db, settle, process, random
-        self._on_settled = on_settled
+        self._on_settled, self._on_refused, self._batch = on_settled, on_refused, batch
         self._waiting: deque[E] = deque()
         self._task: asyncio.Task[None] | None = None
         self._writes = False
@@ -93,20 +100,24 @@ class _Lane(Generic[E]):
                 # those that an earlier life of this process held are held no more, whatever process asks: (id, attempt)
                 # is never given twice
                 process = self._process()
-                ends = [waiting.popleft() for _ in range(min(_BATCH, len(waiting)))]
+                ends = [waiting.popleft() for _ in range(min(self._batch, len(waiting)))]
                 ends.sort(key=_id)
-                aside: list[E] = []
+                aside: list[tuple[E, DatabaseError]] = []
                 held = await self._persist(process, ends, aside)
                 if aside:
                     self._set_aside(process, aside)
-                    bad = {end.id for end in aside}
-                    ends = [end for end in ends if end.id not in bad]
+                    bad = {_fence(end) for end, _ in aside}
+                    ends = [end for end in ends if _fence(end) not in bad]
                 self._conclude(ends, held)
         finally:
             self._writes = False
 
-    def _set_aside(self, process: ProcessId, aside: Sequence[E]) -> None:
-        for end in aside:
+    def _set_aside(self, process: ProcessId, aside: Sequence[tuple[E, DatabaseError]]) -> None:
+        for end, error in aside:
+            if self._on_refused is not None:
+                self._on_refused(end, error)
+                continue
+            _log_refusal(end, error)
             task = asyncio.get_running_loop().create_task(self._settle_alone(process, end))
             self._alone.add(task)
             task.add_done_callback(self._alone.discard)
@@ -119,7 +130,7 @@ class _Lane(Generic[E]):
             if end.id not in held:
                 _log.warning("lease lost: job %d ended after its lease", end.id, extra={"data": {"job": end.id}})
 
-    async def _persist(self, process: ProcessId, ends: list[E], aside: list[E]) -> set[JobId]:
+    async def _persist(self, process: ProcessId, ends: list[E], aside: list[tuple[E, DatabaseError]]) -> set[JobId]:
         """The ids that were still held. An end that the database refuses for its own sake goes `aside`."""
         pause_s = _FIRST_PAUSE_S
         while self._process() == process:
@@ -131,10 +142,7 @@ class _Lane(Generic[E]):
                 # an unknown outcome may be asked for again: the fence answers "not held" to what was done already
                 if not error.transient and not isinstance(error, OutcomeUnknown):
                     if len(ends) == 1:
-                        # not its text: the server may quote a payload, and no payload belongs into a log
-                        what = f"{type(error).__name__} {error.sqlstate or ''}".strip()
-                        _log.error("job %d cannot be settled, it stays leased: %s", ends[0].id, what)
-                        aside.append(ends[0])
+                        aside.append((ends[0], error))
                         return set()
                     middle = len(ends) // 2  # halving finds the bad one among many
                     first = await self._persist(process, ends[:middle], aside)
@@ -149,10 +157,11 @@ class _Lane(Generic[E]):
         while self._process() == process:
             await asyncio.sleep(pause_s)
             pause_s = min(60.0, pause_s * 2)
-            aside: list[E] = []
+            aside: list[tuple[E, DatabaseError]] = []
             held = await self._persist(process, [end], aside)
             if not aside:
                 return self._conclude([end], held)
+            _log_refusal(*aside[0])
         return self._conclude([end], set())
 
 
@@ -170,14 +179,21 @@ class Finisher:
         self._holdings = holdings
         self._watcher: Callable[[Iterable[tuple[JobId, int]]], None] | None = None
 
-        def lane(
-            settle: Callable[..., Awaitable[set[JobId]]], on_settled: Callable[[Sequence[Any]], None] = self._settled
-        ) -> _Lane[Any]:
-            return _Lane(db, settle, process=process, random=random, on_settled=on_settled)
+        def lane(settle: Callable[..., Awaitable[set[JobId]]]) -> _Lane[Any]:
+            return _Lane(db, settle, process=process, random=random, on_settled=self._settled)
 
         self._finish, self._put_off = lane(_finish), lane(store.put_off)
         self._dead_letter, self._give_back = lane(store.dead_letter), lane(store.give_back)
-        self._cancel, self._finish_with = lane(cancels.finish), lane(_finish_with, self._settled_with)
+        self._cancel = lane(cancels.finish)
+        self._finish_with: _Lane[Carrying] = _Lane(
+            db,
+            _finish_with,
+            process=process,
+            random=random,
+            on_settled=self._settled_with,
+            on_refused=self._refused,
+            batch=_BATCH_WITH,
+        )
         self._pending = 0
         self.watch = JobWatch()
 
@@ -230,9 +246,10 @@ class Finisher:
 
     async def drain(self, *, patience_s: float) -> None:
         """Write what is waiting, for `patience_s` at most."""
-        lanes = (self._finish, self._finish_with, self._put_off, self._dead_letter, self._give_back, self._cancel)
+        lanes = (self._finish, self._put_off, self._dead_letter, self._give_back, self._cancel)
         try:
             async with asyncio.timeout(patience_s):
+                await self._finish_with.drained()  # what it refuses has another end
                 await asyncio.gather(*(lane.drained() for lane in lanes))
         except TimeoutError:
             _log.warning("%d ends of jobs could not be written in time; their jobs will run again", self._pending)
@@ -254,6 +271,16 @@ class Finisher:
             for callback in end.carried.after_commit:
                 callback()
 
+    def _refused(self, end: Carrying, error: DatabaseError) -> None:
+        self._pending -= 1
+        end.refused(error)
+
+
+def _log_refusal(end: _End, error: DatabaseError) -> None:
+    # not its text: the server may quote a payload, and no payload belongs into a log
+    what = f"{type(error).__name__} {error.sqlstate or ''}".strip()
+    _log.error("job %d cannot be settled, it stays leased: %s", end.id, what)
+
 
 async def _finish(connection: Connection, *, process: ProcessId, jobs: Sequence[store.Finished]) -> set[JobId]:
     """Nearly always all are in their first attempt and leave nothing, which is written with half the work."""
@@ -270,6 +297,7 @@ async def _finish_with(connection: Connection, *, process: ProcessId, jobs: Sequ
     await connection.begin()
     ends = [store.Finished(end.id, end.attempt, end.result) for end in last.values()]
     held = await _finish(connection, process=process, jobs=ends)
-    await carried.enqueue(connection, [one for id, end in last.items() if id in held for one in end.carried.jobs])
+    luggage = [one for id, end in last.items() if id in held for one in end.carried.jobs]
+    await carried.enqueue(connection, luggage, now_s=monotonic())
     await connection.commit()
     return held

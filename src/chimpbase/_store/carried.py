@@ -19,15 +19,15 @@ async def draw(connection: Queryable, *, count: int) -> list[JobId]:
     return await connection.fetch_value(*_SQL.draw.bind(count=count))
 
 
-async def enqueue(connection: Queryable, carried: Sequence[CarriedJob]) -> None:
-    """Store jobs under their ids."""
+async def enqueue(connection: Queryable, carried: Sequence[CarriedJob], *, now_s: float) -> None:
+    """Store jobs under their ids; it is `now_s` on the monotonic clock."""
     jobs = [one.new for one in carried]
     await connection.fetch_value(
         *_SQL.enqueue.bind(
             ids=[one.id for one in carried],
             queues=[job.queue for job in jobs],
             payloads=[job.payload for job in jobs],
-            delays=sparse([job.delay for job in jobs]),
+            delays=sparse([one.delay_left(now_s) for one in carried]),
             dues=sparse([job.run_at for job in jobs]),
             priorities=sparse([job.priority for job in jobs]),
             max_attempts=sparse([job.max_attempts for job in jobs]),
