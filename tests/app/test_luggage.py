@@ -299,3 +299,31 @@ async def test_a_job_of_an_instant_that_has_passed_begins_at_once(start: Start, 
             await ctx.queue.enqueue("write", "past", run_at=datetime(2020, 1, 1, tzinfo=UTC))
         await until(lambda: is_idle(outside))
     assert await notes(outside) == ["now", "past"]
+
+
+async def test_jobs_of_a_strictly_ordered_queue_keep_the_order_of_the_calls(
+    start: Start, outside: asyncpg.Connection
+) -> None:
+    app, _ = relays()
+
+    @app.worker("strict", limits=Limits(ordered=True))
+    async def strict(ctx: Ctx, note: str) -> None:
+        await ctx.db.execute("insert into ledger values ('strict', $1)", note)
+
+    @app.worker("mixed")
+    async def mixed(ctx: Ctx, note: str) -> None:
+        await ctx.queue.enqueue("chain", 0)
+        await ctx.queue.enqueue("strict", note, key="a")
+
+    async with start(app):
+        # this process has drawn ids that are older than what follows
+        await app.ctx.queue.enqueue("chain", 1)
+        await until(lambda: is_idle(outside))
+        await app.ctx.queue.pause("strict")
+        async with app.transaction() as ctx:
+            await ctx.queue.enqueue("strict", "first", key="a")
+        await app.ctx.queue.enqueue("mixed", "second")
+        await until(lambda: the_value(outside, "select count(*) = 2 from chimpbase.job_wait"))
+        await app.ctx.queue.resume("strict")
+        await until(lambda: is_idle(outside))
+    assert await notes(outside) == ["first", "second"]

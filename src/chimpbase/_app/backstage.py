@@ -137,8 +137,9 @@ class Backstage:
         self, frame: Frame, new: NewJob, payloads: Sequence[str], wake: Callable[[], None]
     ) -> list[JobId] | None:
         """Leave them to the end of the job whose handler enqueues them; None when they are to be stored at once."""
-        while new.asked is None and frame.unit.can_carry(frame, payloads):
-            ids = self._job_ids.take(len(payloads))
+        known = self._job_ids
+        while new.asked is None and new.queue not in known.gated and frame.unit.can_carry(frame, payloads):
+            ids = known.take(len(payloads))
             if ids is not None:
                 since_s = monotonic()
                 left = [
@@ -150,7 +151,7 @@ class Backstage:
             # with the turn, so that a handler that returns without awaiting this fails, as with any statement
             await frame.take_turn()
             try:
-                await self._job_ids.draw(len(payloads))
+                await known.draw(len(payloads))
             finally:
                 frame.pass_turn()
         return None

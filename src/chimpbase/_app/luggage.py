@@ -2,16 +2,18 @@
 
 They travel in the batch that ends its job, and a transaction of its own is spared. Invariant: a handler that opens a
 transaction after all stores them there first, so that its statements see them. Deliberately absent: whatever depends on
-what the database holds, such as whether a job is unique.
+what the database holds, such as whether a job is unique; and the jobs of queues with limits, which may pass in the
+order of their ids and so must have them when they are enqueued.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Final
 
-from chimpbase._core.values import CarriedJob, JobId
+from chimpbase._core.values import CarriedJob, JobId, QueueId
 from chimpbase._pg.db import Db
 from chimpbase._store import carried
 
@@ -19,6 +21,7 @@ from chimpbase._store import carried
 MOST_JOBS: Final = 16
 MOST_CHARACTERS: Final = 16 * 1024
 _BLOCK: Final = 256
+_KEPT_S: Final = 10.0  # so long after a queue was first given limits, its jobs may still come with older ids
 
 
 class Luggage:
@@ -44,23 +47,29 @@ class Luggage:
 
 
 class JobIds:
-    """Ids of jobs to come, drawn in blocks."""
+    """Ids of jobs to come, drawn in blocks. `gated` are the queues that had limits when the last one was drawn."""
 
     def __init__(self, db: Db) -> None:
         self._db, self._ids, self._lock = db, list[JobId](), asyncio.Lock()
+        self._stale_s = 0.0
+        self.gated: set[QueueId] = set()
 
     async def draw(self, count: int) -> None:
         """See to it that so many are there, `_BLOCK` at most. Others may take them first."""
         async with self._lock:
-            if len(self._ids) < count:
-                drawn = await carried.draw(self._db, count=_BLOCK)
+            if not self._has(count):
+                stale_s = monotonic() + _KEPT_S
+                drawn, self.gated = await carried.draw(self._db, count=_BLOCK)
                 # taken from the end, so the lowest is there
-                self._ids = [*reversed(drawn), *self._ids]
+                self._ids, self._stale_s = drawn[::-1], stale_s
 
     def take(self, count: int) -> list[JobId] | None:
         """So many ids that nobody else has, in order; None when fewer are there."""
-        if len(self._ids) < count:
+        if not self._has(count):
             return None
         taken = self._ids[-count:]
         del self._ids[-count:]
         return taken[::-1]
+
+    def _has(self, count: int) -> bool:
+        return len(self._ids) >= count and monotonic() < self._stale_s

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chimpbase._core.values import CarriedJob, JobId
+from chimpbase._core.values import CarriedJob, JobId, QueueId
 from chimpbase._pg.db import Queryable
 from chimpbase._pg.statements import load, sparse
 
 _SQL = load("chimpbase._store", "carried.sql")
 
 
-async def draw(connection: Queryable, *, count: int) -> list[JobId]:
-    """Ids for that many jobs to come."""
-    return await connection.fetch_value(*_SQL.draw.bind(count=count))
+async def draw(connection: Queryable, *, count: int) -> tuple[list[JobId], set[QueueId]]:
+    """Ids for that many jobs to come, and the queues that have a gate, where jobs pass in the order of their ids."""
+    row = await connection.fetch_one(*_SQL.draw.bind(count=count))
+    assert row is not None  # it reads no table but in subqueries
+    return list(row["ids"]), set(row["gated"])
 
 
 async def enqueue(connection: Queryable, carried: Sequence[CarriedJob], *, now_s: float) -> None:

@@ -2,8 +2,10 @@
 -- Each statement is run by the function of the same name in carried.py.
 
 -- name: draw
--- Ids for jobs to come. Those that are never used leave a gap, and nothing else.
-select array_agg(nextval('chimpbase.job_id') order by n) from generate_series(1, :count) n;
+-- Ids for jobs to come, and the queues that have a gate by then. Ids that are never used leave a gap, and nothing else.
+select
+  (select array_agg(nextval('chimpbase.job_id') order by n) from generate_series(1, :count) n) as ids,
+  array(select queue from chimpbase.gate) as gated;
 
 -- name: enqueue
 -- Store jobs under ids drawn before.
