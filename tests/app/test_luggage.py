@@ -169,33 +169,47 @@ async def test_jobs_under_ids_drawn_long_ago_take_their_turn_like_any_others(
     async with start(app, poll=timedelta(seconds=60), notify=False):
         await app.ctx.queue.enqueue("chain", 300)
         await until(lambda: len(told) > 300)
-    assert told == list(range(300, -1, -1))
+        assert told == list(range(300, -1, -1))
+        await app.ctx.queue.pause("write")
+        await app.ctx.queue.enqueue("write", "by itself")
+        await app.ctx.queue.enqueue("relay", "enqueue")
+        await until(lambda: the_value(outside, "select count(*) = 4 from chimpbase.job"))
+    by_id, by_place = [
+        await outside.fetchval(f"select array_agg(payload order by {column}) from chimpbase.job")
+        for column in ("id", "sort")
+    ]
+    assert by_id == ['"one"', '"two"', '"three"', '"by itself"']
+    assert by_place == ['"by itself"', '"one"', '"two"', '"three"']
 
 
+@pytest.mark.parametrize("alone", [True, False], ids=["ends alone", "ends together with the one that has it"])
 async def test_what_an_attempt_without_its_lease_enqueued_is_never_stored(
-    start: Start, outside: asyncpg.Connection
+    start: Start, outside: asyncpg.Connection, caplog: pytest.LogCaptureFixture, alone: bool
 ) -> None:
-    app, reached, go_on = App("thief"), asyncio.Event(), asyncio.Event()
+    app, reached, go_on = App("thief"), asyncio.Event(), [asyncio.Event() for _ in range(3)]
 
     @app.worker("relay")
     async def relay(ctx: Ctx, note: str) -> None:
-        await ctx.queue.enqueue("write", note)
+        await ctx.queue.enqueue("write", f"{note} {ctx.job.attempt}")
         reached.set()
-        await go_on.wait()
+        await go_on[ctx.job.attempt].wait()
 
     @app.worker("write")
     async def write(ctx: Ctx, note: str) -> None:
         await ctx.db.execute("insert into ledger values ('write', $1)", note)
 
     async with start(app):
-        await app.ctx.queue.enqueue("relay", "once")
+        await app.ctx.queue.enqueue("relay", "attempt")
         await reached.wait()
         # as a rescuer would have it
         await outside.execute("update chimpbase.job set process = null, crashes = crashes + 1")
         await until(lambda: the_value(outside, "select attempt = 2 from chimpbase.job"))
-        go_on.set()
+        go_on[1].set()
+        if alone:
+            await until(lambda: "ended after its lease" in caplog.text)
+        go_on[2].set()
         await until(lambda: is_idle(outside))
-    assert await notes(outside) == ["once"]
+    assert await notes(outside) == ["attempt 2"]
 
 
 async def test_an_attempt_whose_jobs_the_database_refuses_has_failed_and_its_neighbours_have_not(

@@ -63,6 +63,21 @@ MUTATIONS: tuple[Mutation, ...] = (
         tests="tests/store/test_fences.py",
     ),
     Mutation(
+        name="what is carried stored without the fence",
+        path="_engine/finisher.py",
+        after="async def _finish_with",
+        old="for id, end in last.items() if id in held for one",
+        new="for id, end in last.items() for one",
+        tests="tests/app/test_luggage.py -k without_its_lease",
+    ),
+    Mutation(
+        name="ids drawn long ago as places in the queue",
+        path="_schema/migrations/0002_create_functions.sql",
+        old="case when drawn then nextval('chimpbase.job_id') else new.id end",
+        new="new.id",
+        tests="tests/app/test_luggage.py -k long_ago",
+    ),
+    Mutation(
         name="completion after the commit",
         path="_app/handlers.py",
         old="await unit.commit(last=closing)",
