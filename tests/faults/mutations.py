@@ -155,11 +155,11 @@ MUTATIONS: tuple[Mutation, ...] = (
         tests="tests/stories/test_processes.py -k keeps_its_lease",
     ),
     Mutation(
-        name="a lock that outlives its transaction",
-        path="_schema/migrate.py",
-        old="pg_try_advisory_xact_lock",
-        new="pg_try_advisory_lock",
-        tests="tests/schema/test_migrate.py tests/schema/test_start_together.py",
+        name="a lock that stays with the connection for its next user",
+        path="_pg/lexer.py",
+        old=" | pg_(?:try_)?advisory_lock )",
+        new=" )",
+        tests="tests/app/test_settings_of_handlers.py",
     ),
     Mutation(
         name="claims for a process that was declared dead",
