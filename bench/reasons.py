@@ -21,8 +21,8 @@ REASONS = {
     r"^enqueue_many in one call": _AMONG_PEERS,
     r"^enqueue one at a time": _AMONG_PEERS,
     r"^enqueue to start, idle, other process": (
-        "A commit, a NOTIFY from a side connection that commits by itself, and a claim that commits, one after the "
-        "other: each is a flush to the disk."
+        "A commit that is flushed to the disk, a NOTIFY on a side connection that is not, and a claim that is: two "
+        "flushes, and four passes between three processes on two cores."
     ),
     r"^statements of an idle process": _NOT_QUIET,
     r"^drain with a backlog": (
