@@ -19,6 +19,7 @@ from chimpbase._pg.statements import load
 pytestmark = pytest.mark.anyio
 
 JOBS, RUNS = load("chimpbase._store", "jobs.sql"), load("chimpbase._store", "runs.sql")
+KEYS = load("chimpbase._store", "kv.sql")
 BIRTHS, QUERIES = load("chimpbase._store", "run_births.sql"), load("chimpbase._store", "run_queries.sql")
 ENDS = {
     "jobs.finish": JOBS.finish,
@@ -55,10 +56,12 @@ async def connection(request: pytest.FixtureRequest, dsn: str) -> Any:
     await connection.close()
 
 
-async def plan(connection: asyncpg.Connection, sql: str, parameters: int) -> list[dict[str, Any]]:
-    """The nodes of a statement's generic plan, from the top down."""
+async def plan(
+    connection: asyncpg.Connection, sql: str, parameters: int, arguments: str | None = None
+) -> list[dict[str, Any]]:
+    """The nodes of a statement's generic plan, from the top down; without `arguments` they are all null."""
     await connection.execute(f"prepare planned as {sql}")
-    arguments = ", ".join(["null"] * parameters)
+    arguments = arguments or ", ".join(["null"] * parameters)
     text = await connection.fetchval(f"explain (format json) execute planned({arguments})")
     await connection.execute("deallocate planned")
     nodes, waiting = list[dict[str, Any]](), [json.loads(str(text))[0]["Plan"]]
@@ -99,3 +102,19 @@ async def test_those_who_wait_for_runs_look_each_up_by_its_id(connection: asyncp
     assert {(node["Node Type"], node.get("Index Name")) for node in nodes if node.get("Relation Name")} == {
         ("Index Scan", "run_id_key")
     }
+
+
+async def test_keys_are_looked_up_each_by_itself_also_by_a_plan_made_when_there_were_none(dsn: str) -> None:
+    async with App("plans").running(database_url=dsn, workers=False):
+        pass
+    connection = await asyncpg.connect(dsn, server_settings={**_PINNED, "plan_cache_mode": "force_generic_plan"})
+    try:
+        await connection.execute("insert into chimpbase.kv (namespace, key, value) values ('a', 'b', '1')")
+        await connection.execute("vacuum analyze chimpbase.kv")
+        nodes = await plan(connection, KEYS.get.sql, 3, "null, null, false")
+    finally:
+        await connection.close()
+    reads = [node for node in nodes if node.get("Relation Name", "").startswith("kv")]
+    assert reads
+    assert all("ask.key" in node.get("Index Cond", "") for node in reads)
+    assert not any("Join Filter" in node for node in nodes)
